@@ -1,0 +1,151 @@
+/** The contracts that encoders, projectors, language models and datasets meet. Types only: no file here does anything. */
+import type { z } from 'zod'
+import type { ParameterScope } from '../graph/parameters.ts'
+import type { Tensor } from '../graph/tensor.ts'
+import type { NamedTensors } from '../tensors.ts'
+
+export type Modality = 'image' | 'audio' | 'video'
+
+/** Where the tokens of one medium lie: tiles, frames, rows; what separates them. One tile is one segment. Order: segment, frame, row, column. */
+export interface TokenGrid {
+  readonly segments: readonly TokenSegment[]
+}
+export interface TokenSegment {
+  readonly frames: number
+  readonly rows: number
+  readonly columns: number
+  /** Seconds at which each frame lies, where the medium has time. */
+  readonly time?: readonly number[]
+  readonly separator?: 'row' | 'segment'
+}
+
+/** 8-bit RGB pixels, row-major, `data.length === 3 * width * height`. */
+export interface DecodedImage {
+  readonly width: number
+  readonly height: number
+  readonly data: Uint8Array
+}
+/** Mono samples in [-1, 1]. */
+export interface DecodedAudio {
+  readonly sampleRateHz: number
+  readonly samples: Float32Array
+}
+export interface DecodedVideo {
+  readonly frames: readonly DecodedImage[]
+  readonly timesSeconds: readonly number[]
+}
+export interface DecodedMedia {
+  readonly image: DecodedImage
+  readonly audio: DecodedAudio
+  readonly video: DecodedVideo
+}
+
+export interface MediaSize {
+  readonly width?: number
+  readonly height?: number
+  readonly frames?: number
+  readonly seconds?: number
+}
+
+/** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */
+export interface Encoder<M extends Modality = Modality> {
+  readonly modality: M
+  /** What the features depend on: weights, preprocessing, layer. Two encoders with one fingerprint give the same features. */
+  readonly fingerprint: string
+  /** How a person recognises it: a family and a file. */
+  readonly label: string
+  /** Channels of one feature. */
+  readonly width: number
+  /** Prefix tokens (CLS, registers) are declared by the encoder and dropped before the features leave it. */
+  grid(input: MediaSize): TokenGrid
+  preprocess(input: DecodedMedia[M]): Promise<NamedTensors>
+  /** Features of several inputs at once: float32 `[inputs.length, tokens, width]`. */
+  encode(inputs: readonly NamedTensors[], options?: { readonly signal?: AbortSignal }): Promise<Features>
+  dispose(): Promise<void>
+}
+/** float32, row-major, `data.length === count * tokens * width`. */
+export interface Features {
+  readonly count: number
+  readonly tokens: number
+  readonly width: number
+  readonly data: Float32Array
+}
+
+/** Several encoders give several feature tensors `[media, tokens, width]`; `mask` marks padding; `positions` and `time` place tokens; `instruction` is there for projectors that read the question. */
+export interface ProjectorInput {
+  readonly features: readonly Tensor[]
+  readonly mask?: Tensor
+  readonly positions?: Tensor
+  readonly time?: Tensor
+  readonly instruction?: Tensor
+}
+
+export interface ProjectorContext<O> {
+  /** Width of the language model's token embeddings. */
+  readonly outputWidth: number
+  readonly options: O
+}
+
+/** How features become token embeddings. Its gradient is derived, never written. */
+export interface ProjectorDefinition<O = unknown> {
+  readonly name: string
+  readonly options: z.ZodType<O>
+  /** How many tokens come out, and how they lie. */
+  tokens(grid: TokenGrid, options: O): TokenGrid
+  /** features `[media, tokens, width]` -> `[media, tokensOut, outputWidth]`. */
+  build(input: ProjectorInput, scope: ParameterScope, context: ProjectorContext<O>): Tensor
+}
+/** A definition with its options filled in: what `compose` takes and what a saved projector names. */
+export interface Projector<O = unknown> {
+  readonly definition: ProjectorDefinition<O>
+  readonly options: O
+}
+
+export type Role = 'system' | 'user' | 'assistant' | 'tool'
+/** A path (relative to the dataset's root), or bytes. */
+export type MediaSource = string | Uint8Array
+/** A box in source pixels or a span in seconds. */
+export type Region =
+  | { readonly type: 'box'; readonly x: number; readonly y: number; readonly width: number; readonly height: number }
+  | { readonly type: 'span'; readonly startSeconds: number; readonly endSeconds: number }
+export type Part =
+  | { readonly type: 'text'; readonly text: string }
+  | { readonly type: Modality; readonly source: MediaSource; readonly region?: Region }
+export interface Turn {
+  readonly role: Role
+  readonly content: readonly Part[]
+  /** 0: not supervised. Absent: assistant turns are supervised, others are not. */
+  readonly weight?: number
+}
+export type JsonValue = string | number | boolean | null | readonly JsonValue[] | JsonObject
+export interface JsonObject {
+  readonly [key: string]: JsonValue
+}
+/** Where a sample came from, so that every error can name it. `fields`: what the format did not use, kept as it was. */
+export interface Origin {
+  readonly file: string
+  readonly record: number
+  readonly dataset?: string
+  readonly task?: string
+  readonly domain?: string
+  readonly licence?: string
+  readonly fields: JsonObject
+}
+export interface Sample {
+  readonly id: string
+  readonly turns: readonly Turn[]
+  /** Preference data: the turns that were rejected. */
+  readonly rejected?: readonly Turn[]
+  readonly origin?: Origin
+}
+export interface DatasetSource {
+  readonly name: string
+  readonly length?: number
+  /** Yields samples in file order. Bad records throw, or are reported through `onBad` and left out. */
+  samples(options?: SampleOptions): AsyncIterable<Sample>
+}
+export interface SampleOptions {
+  readonly signal?: AbortSignal
+  /** Called for each bad record; without it the first bad record throws. */
+  readonly onBad?: (error: import('../errors.ts').ModalignError) => void
+}

@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config'
+
+const long = process.env.MODALIGN_LONG === '1'
+
+export default defineConfig({
+  test: {
+    include: ['{src,encoders,projectors,datasets,examples,test}/**/*.test.ts'],
+    pool: 'forks',
+    // Workers that the code under test starts are TypeScript files too: tsx loads them, and worker threads inherit this flag.
+    execArgv: ['--import', 'tsx'],
+    maxWorkers: 2,
+    testTimeout: long ? 1_800_000 : 60_000,
+    hookTimeout: 120_000,
+  },
+})
