@@ -1,0 +1,160 @@
+/** The part of a session that is the same on every back end: checks, the queue, carried values, abort, disposal. No imports from Node here. */
+import { ModalignError } from '../errors.ts'
+import type { NamedTensors, TensorValue } from '../tensors.ts'
+import { abortError, unlessAborted } from './abort.ts'
+import { checkComplete, checkValues, oneOf, pointer } from './feeds.ts'
+import type { Device, PassedOver, RunOptions, Session, TensorDescription } from './session.ts'
+
+/** One loaded model of a back end. Never called twice at a time. */
+export interface Backend {
+  readonly inputs: readonly TensorDescription[]
+  readonly outputs: readonly TensorDescription[]
+  /** `feeds` are complete and checked; `fetch` are names of outputs, at least one. The values are the caller's alone. */
+  run(feeds: NamedTensors, fetch: readonly string[]): Promise<NamedTensors>
+  release(): Promise<void>
+}
+
+/** `aborted` answers at once where the signal's event could not be delivered yet because a native run blocked the thread. */
+export interface HostRunOptions extends RunOptions {
+  readonly aborted?: () => boolean
+}
+export interface HostedSession extends Session {
+  run(feeds: NamedTensors, options?: HostRunOptions): Promise<NamedTensors>
+}
+
+/** A {@link Session} over a back end. */
+export function hostSession(
+  backend: Backend,
+  chosen: { readonly device: Device; readonly passedOver: readonly PassedOver[] },
+): HostedSession {
+  const { inputs, outputs } = backend
+  const closing = new AbortController()
+  let carried: ReadonlyMap<string, TensorValue> = new Map()
+  let tail: Promise<unknown> = Promise.resolve()
+  let disposal: Promise<void> | undefined
+
+  /** Runs the work when all work before it has ended, whether or not its caller still waits. */
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
+    const result = tail.then(work)
+    tail = result.catch(() => undefined)
+    return result
+  }
+  const closed = { signal: closing.signal, error: disposedError }
+
+  const run = async (feeds: NamedTensors, options: HostRunOptions = {}): Promise<NamedTensors> => {
+    const { signal, aborted = () => signal?.aborted === true } = options
+    if (closing.signal.aborted) throw disposedError()
+    if (signal?.aborted) throw abortError(signal)
+    const { carry, fetch, wanted } = planOutputs(options, inputs, outputs)
+    checkValues(feeds, inputs)
+    const work = async () => {
+      if (closing.signal.aborted) throw disposedError()
+      if (aborted()) throw signal === undefined ? disposedError() : abortError(signal)
+      const complete = { ...Object.fromEntries(carried), ...feeds }
+      checkComplete(complete, inputs)
+      if (carried.size > 0) checkValues(complete, inputs)
+      const values = await backend.run(complete, [...wanted])
+      if (carry.size > 0 && !aborted() && !closing.signal.aborted) {
+        const next = new Map(carried)
+        for (const [output, input] of carry) next.set(input, outputValue(values, output))
+        carried = next
+      }
+      return Object.fromEntries(fetch.map((name) => [name, outputValue(values, name)]))
+    }
+    return unlessAborted(inTurn(work), signal === undefined ? [closed] : [closed, { signal, error: () => abortError(signal) }])
+  }
+
+  const setCarried = async (values: NamedTensors): Promise<void> => {
+    if (closing.signal.aborted) throw disposedError()
+    checkValues(values, inputs)
+    const next = new Map(Object.entries(values))
+    await unlessAborted(
+      inTurn(async () => {
+        carried = next
+      }),
+      [closed],
+    )
+  }
+
+  const dispose = (): Promise<void> => {
+    disposal ??= (async () => {
+      closing.abort()
+      await tail
+      carried = new Map()
+      await backend.release()
+    })()
+    return disposal
+  }
+
+  return { ...chosen, inputs, outputs, run, setCarried, dispose, [Symbol.asyncDispose]: dispose }
+}
+
+export function disposedError(): ModalignError {
+  return new ModalignError({ code: 'RUNTIME_DISPOSED', got: 'a call on a session that was disposed' })
+}
+
+interface OutputPlan {
+  /** Output name -> input name. */
+  readonly carry: ReadonlyMap<string, string>
+  readonly fetch: readonly string[]
+  /** What the back end must compute: fetched and carried. */
+  readonly wanted: ReadonlySet<string>
+}
+
+/** Which outputs are returned and which stay. @throws {ModalignError} `RUNTIME_FETCH`, `RUNTIME_CARRY` */
+export function planOutputs(
+  options: Pick<RunOptions, 'fetch' | 'carry'>,
+  inputs: readonly TensorDescription[],
+  outputs: readonly TensorDescription[],
+): OutputPlan {
+  const outputOf = new Map(outputs.map((output) => [output.name, output]))
+  const inputOf = new Map(inputs.map((input) => [input.name, input]))
+  const carry = new Map(Object.entries(options.carry ?? {}))
+  const targets = new Set<string>()
+  for (const [from, to] of carry) {
+    const output = outputOf.get(from)
+    const input = inputOf.get(to)
+    const field = `/carry${pointer(from)}`
+    if (output === undefined)
+      throw new ModalignError({ code: 'RUNTIME_CARRY', field, got: `output '${from}'`, expected: oneOf(outputOf.keys()) })
+    if (input === undefined)
+      throw new ModalignError({ code: 'RUNTIME_CARRY', field, got: `input '${to}'`, expected: oneOf(inputOf.keys()) })
+    if (output.dtype !== input.dtype || output.dims.length !== input.dims.length)
+      throw new ModalignError({
+        code: 'RUNTIME_CARRY',
+        field,
+        got: `${output.dtype} of rank ${output.dims.length}`,
+        expected: `${input.dtype} of rank ${input.dims.length}, as input '${to}'`,
+      })
+    if (targets.has(to))
+      throw new ModalignError({ code: 'RUNTIME_CARRY', field, got: `a second output for input '${to}'`, expected: 'one' })
+    targets.add(to)
+  }
+  const fetch = [...new Set(options.fetch ?? outputs.map((output) => output.name).filter((name) => !carry.has(name)))]
+  for (const [index, name] of fetch.entries()) {
+    if (!outputOf.has(name))
+      throw new ModalignError({
+        code: 'RUNTIME_FETCH',
+        field: `/fetch/${index}`,
+        got: `output '${name}'`,
+        expected: oneOf(outputOf.keys()),
+      })
+    if (carry.has(name))
+      throw new ModalignError({
+        code: 'RUNTIME_FETCH',
+        field: `/fetch/${index}`,
+        got: `'${name}', which is carried`,
+        expected: 'an output that is not carried',
+      })
+  }
+  const wanted = new Set([...fetch, ...carry.keys()])
+  if (wanted.size === 0) throw new ModalignError({ code: 'RUNTIME_FETCH', field: '/fetch', got: 'no outputs', expected: 'at least one' })
+  return { carry, fetch, wanted }
+}
+
+function outputValue(values: NamedTensors, name: string): TensorValue {
+  const value = values[name]
+  if (value === undefined)
+    throw new ModalignError({ code: 'RUNTIME_RUN_FAILED', got: `no value for output '${name}'`, expected: 'a tensor' })
+  return value
+}

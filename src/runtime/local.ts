@@ -1,0 +1,66 @@
+/** A session in the calling thread, for our own workers: a run blocks that thread. Everyone else uses `createSession`. */
+import { statSync } from 'node:fs'
+import { realpath } from 'node:fs/promises'
+import { ModalignError } from '../errors.ts'
+import { negotiate, ortSessionOptions } from './devices.ts'
+import { type HostedSession, hostSession } from './host.ts'
+import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
+import { ortBackend } from './ort-backend.ts'
+import { probeError, probeFeeds, probeModel } from './probe.ts'
+import { type Device, type ModelSource, parseSessionOptions, type SessionOptions } from './session.ts'
+
+/**
+ * Loads a model into the calling thread, which every run then blocks (`session.run` of onnxruntime-node is synchronous).
+ *
+ * @throws {ModalignError} `RUNTIME_OPTIONS`, `RUNTIME_DEVICE_UNAVAILABLE`, `RUNTIME_MODEL_INVALID`, `RUNTIME_MODEL_TYPE`, `RUNTIME_EXTERNAL_ROOT`, `RUNTIME_OUT_OF_MEMORY`
+ * @example
+ * await using session = await createLocalSession({ bytes: await readFile('model.onnx') }, { device: 'cpu' })
+ * const { y } = await session.run({ x: float32Tensor(Float32Array.of(1, 2, 3), [1, 3]) })
+ */
+export async function createLocalSession(model: ModelSource, options: SessionOptions = {}): Promise<HostedSession> {
+  const checked = parseSessionOptions(options)
+  const externalRoot = model.externalRoot === undefined ? undefined : await realExternalRoot(model.externalRoot)
+  const source: ModelSource = { ...model, ...(externalRoot !== undefined && { externalRoot }) }
+  const { device, passedOver, value } = await negotiate(checked.device ?? 'auto', thisPlatform, {
+    obstacle: nativeObstacle,
+    reservation: nativeReservation,
+    attempt: (candidate) => openNative(source, checked, candidate),
+    sound: isSound,
+  })
+  return hostSession(value, { device, passedOver })
+}
+
+async function openNative(model: ModelSource, options: SessionOptions, device: Device) {
+  const ort = await loadNative()
+  const session = await ort.InferenceSession.create(model.bytes, {
+    ...ortSessionOptions(device, options, thisPlatform, model.externalRoot),
+    ...(model.externalData !== undefined && { externalData: model.externalData }),
+  })
+  return ortBackend(session, ort.Tensor)
+}
+
+/** Whether the device computes a model known to be sound. */
+async function isSound(device: Device): Promise<boolean> {
+  try {
+    const backend = await openNative({ bytes: probeModel() }, {}, device)
+    try {
+      return probeError(await backend.run(probeFeeds, ['y'])) < 1e-3
+    } finally {
+      await backend.release()
+    }
+  } catch {
+    return false
+  }
+}
+
+/** The folder without symbolic links, which ONNX Runtime refuses on the way to external data. */
+async function realExternalRoot(folder: string): Promise<string> {
+  if (!(statSync(folder, { throwIfNoEntry: false })?.isDirectory() ?? false))
+    throw new ModalignError({
+      code: 'RUNTIME_EXTERNAL_ROOT',
+      file: folder,
+      got: 'no such folder',
+      expected: 'the folder of the model’s external weights',
+    })
+  return realpath(folder)
+}

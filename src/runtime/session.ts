@@ -1,0 +1,136 @@
+/** What a session is, wherever it runs: Node's main thread, a worker thread, or a browser tab. Types and the strict schema of its options. */
+import { z } from 'zod'
+import { ModalignError } from '../errors.ts'
+import type { DataType, NamedTensors } from '../tensors.ts'
+
+export const devices = ['cpu', 'cuda', 'directml', 'coreml', 'webgpu', 'wasm'] as const
+
+/** Where a session computes. `cpu` is the native CPU provider, `wasm` the one of onnxruntime-web. */
+export type Device = (typeof devices)[number]
+
+/** `auto` takes the first device of the platform that works; a named device is taken or refused, never replaced. */
+export type DeviceRequest = 'auto' | Device
+
+/** What a session is made from. The bytes are copied or read before the session exists; the caller keeps them. */
+export interface ModelSource {
+  /** An encoded ModelProto. */
+  readonly bytes: Uint8Array
+  /** Node: the existing folder to which the initializers' external `location`s are relative (see `externalLayout`). */
+  readonly externalRoot?: string
+  /** The same as bytes, for places without files; `path` equals the `location` in the model. */
+  readonly externalData?: readonly ExternalData[]
+}
+export interface ExternalData {
+  readonly path: string
+  readonly data: Uint8Array
+}
+
+export interface SessionOptions {
+  /** Default `auto`. */
+  readonly device?: DeviceRequest
+  /** Threads of one run on the CPU. Default: ONNX Runtime's choice (the physical cores; WASM: see `createWebSession`). */
+  readonly threads?: number
+  /** Graph optimisation. Default `all`. */
+  readonly optimization?: 'disabled' | 'basic' | 'extended' | 'all'
+  /** Plan the memory of a run ahead. Default true (DirectML: always false). False lowers the peak of large training graphs by a third. */
+  readonly memoryPattern?: boolean
+  /** Repack constant weights for speed. Default true. False keeps external weights mapped instead of copied, for 3-5 % of speed. */
+  readonly prepacking?: boolean
+  /** Write a profile to `PREFIX_<date>.json`, complete once the session is disposed. Native devices only. */
+  readonly profile?: string
+  /** Names of ONNX Runtime optimizers to leave out, for example `CommonSubexpressionElimination`. */
+  readonly disabledOptimizers?: readonly string[]
+  /** Idle threads spin. Default: ONNX Runtime's (true). False where several sessions share the cores. */
+  readonly spinning?: boolean
+}
+
+/** A device that `auto` did not take, and why. */
+export interface PassedOver {
+  readonly device: Device
+  readonly reason: string
+}
+
+/** One input or output. A size is a number, a name, or `''` where the model does not even name it. */
+export interface TensorDescription {
+  readonly name: string
+  readonly dtype: DataType
+  readonly dims: readonly (number | string)[]
+}
+
+export interface RunOptions {
+  /** Which outputs are wanted. Default: all that are not carried. */
+  readonly fetch?: readonly string[]
+  /**
+   * The promise rejects at once with an `AbortError`. A run that has not begun never begins; a native run ends at its own pace and its
+   * result, carried outputs included, is dropped.
+   */
+  readonly signal?: AbortSignal
+  /**
+   * Outputs that stay beside the session and feed the named inputs of later runs (a KV cache): `{ 'present.0.key': 'past.0.key' }`. They
+   * are not returned. A value stays until it is replaced; a feed of the same name wins over it for one run.
+   */
+  readonly carry?: Readonly<Record<string, string>>
+}
+
+/** A loaded model. Runs queue: one at a time, in the order of the calls. */
+export interface Session extends AsyncDisposable {
+  readonly device: Device
+  readonly passedOver: readonly PassedOver[]
+  readonly inputs: readonly TensorDescription[]
+  readonly outputs: readonly TensorDescription[]
+  /**
+   * Runs the model. The feeds are checked against {@link Session.inputs} first.
+   *
+   * @throws {ModalignError} `RUNTIME_FEED_UNKNOWN`, `RUNTIME_FEED_MISSING`, `RUNTIME_FEED_DTYPE`, `RUNTIME_FEED_SHAPE`,
+   *   `RUNTIME_FEED_DATA`, `RUNTIME_FETCH`, `RUNTIME_CARRY`, `RUNTIME_RUN_FAILED`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_DISPOSED`, `RUNTIME_WORKER_DIED`
+   */
+  run(feeds: NamedTensors, options?: RunOptions): Promise<NamedTensors>
+  /** Replaces all carried values, in turn with the runs: names are inputs. `{}` clears them. */
+  setCarried(values: NamedTensors): Promise<void>
+  /** Frees the model once a native run under way has ended; calls not yet answered reject with `RUNTIME_DISPOSED`. Further calls do nothing. */
+  dispose(): Promise<void>
+}
+
+export type CreateSession = (model: ModelSource, options?: SessionOptions) => Promise<Session>
+
+export const sessionOptionsSchema = z.strictObject({
+  device: z.enum(['auto', ...devices]).optional(),
+  threads: z.int().min(1).max(1024).optional(),
+  optimization: z.enum(['disabled', 'basic', 'extended', 'all']).optional(),
+  memoryPattern: z.boolean().optional(),
+  prepacking: z.boolean().optional(),
+  profile: z.string().min(1).optional(),
+  disabledOptimizers: z.array(z.string().regex(/^\w+$/)).readonly().optional(),
+  spinning: z.boolean().optional(),
+})
+
+/**
+ * Checks options that may come from anywhere. ONNX Runtime takes unknown names in silence; we do not.
+ *
+ * @throws {ModalignError} `RUNTIME_OPTIONS`
+ * @example
+ * parseSessionOptions({ device: 'cpu', threads: 2 })
+ */
+export function parseSessionOptions(options: unknown = {}): SessionOptions {
+  return withoutUndefined(parseOptions(sessionOptionsSchema, options))
+}
+
+/** Parses with a schema; the first issue becomes the error. */
+export function parseOptions<T>(schema: z.ZodType<T>, options: unknown): T {
+  const parsed = schema.safeParse(options)
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]
+  const path = issue?.code === 'unrecognized_keys' ? [...issue.path, ...issue.keys.slice(0, 1)] : (issue?.path ?? [])
+  throw new ModalignError({
+    code: 'RUNTIME_OPTIONS',
+    field: path.map((part) => `/${String(part).replaceAll('~', '~0').replaceAll('/', '~1')}`).join(''),
+    got: issue?.message ?? 'invalid options',
+    expected: `options of a session: ${Object.keys(sessionOptionsSchema.shape).join(', ')}`,
+  })
+}
+
+type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> }
+
+function withoutUndefined<T extends object>(value: T): Defined<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Defined<T>
+}
