@@ -1,0 +1,107 @@
+import { constants } from 'node:fs'
+import { open, realpath } from 'node:fs/promises'
+import { resolve } from 'node:path'
+import { ModalignError } from '../errors.ts'
+import { fileError } from './file-error.ts'
+import type { ByteSource } from './memory-source.ts'
+
+export { type ByteSource, memorySource } from './memory-source.ts'
+
+/** A file. `path`: absolute, with symbolic links resolved. */
+export interface FileSource extends ByteSource {
+  readonly path: string
+}
+
+/** One `read` system call takes at most 2 GiB - 4 KiB on Linux. */
+const largestRead = 2 ** 30
+
+/**
+ * A file as a {@link ByteSource}. No descriptor stays open between reads, so there is nothing to close; each read makes sure that the file is still the one
+ * that was opened first (device, inode, size, modification time).
+ *
+ * @throws ModalignError `FILE_MISSING`, `FILE_PERMISSION`, `FILE_NOT_REGULAR` (a folder, pipe, socket or device); on reading also `FILE_CHANGED`
+ * @example
+ * const source = await fileSource('model.safetensors')
+ * const firstBytes = await source.read(0, 8)
+ */
+export async function fileSource(path: string): Promise<FileSource> {
+  const absolute = resolve(path)
+  try {
+    const real = await realpath(absolute)
+    const opened = await withFile(real, path, async (_, identity) => identity)
+    return {
+      path: real,
+      size: opened.size,
+      read: (offset, length) =>
+        withFile(real, path, async (handle, now) => {
+          const changed = (what: string) =>
+            new ModalignError({
+              code: 'FILE_CHANGED',
+              file: path,
+              got: what,
+              expected: 'the file as it was when it was opened',
+              hint: 'run again once nobody writes it',
+            })
+          if (now.size !== opened.size) throw changed(`${now.size} bytes instead of ${opened.size}`)
+          if (now.inode !== opened.inode || now.device !== opened.device) throw changed('another file under the same name')
+          if (now.modified !== opened.modified) throw changed('a newer modification time')
+          checkRange(offset, length, opened.size, path)
+          const bytes = new Uint8Array(length)
+          let filled = 0
+          while (filled < length) {
+            const { bytesRead } = await handle.read(bytes, filled, Math.min(length - filled, largestRead), offset + filled)
+            if (bytesRead === 0) throw changed(`an end at byte ${offset + filled}`)
+            filled += bytesRead
+          }
+          return bytes
+        }),
+    }
+  } catch (error) {
+    throw fileError(error, path)
+  }
+}
+
+interface Identity {
+  readonly device: bigint
+  readonly inode: bigint
+  readonly modified: bigint
+  readonly size: number
+}
+
+async function withFile<T>(
+  real: string,
+  path: string,
+  use: (handle: import('node:fs/promises').FileHandle, identity: Identity) => Promise<T>,
+): Promise<T> {
+  // O_NONBLOCK: opening a named pipe must not wait for its writer. Windows has no such flag (undefined there).
+  const handle = await open(real, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)).catch((error: unknown) => {
+    throw fileError(error, path)
+  })
+  try {
+    const stat = await handle.stat({ bigint: true })
+    if (!stat.isFile()) {
+      throw new ModalignError({
+        code: 'FILE_NOT_REGULAR',
+        file: path,
+        got: stat.isDirectory() ? 'a folder' : 'a pipe, socket or device',
+        expected: 'a regular file',
+      })
+    }
+    return await use(handle, { device: stat.dev, inode: stat.ino, modified: stat.mtimeNs, size: Number(stat.size) })
+  } catch (error) {
+    throw fileError(error, path)
+  } finally {
+    await handle.close()
+  }
+}
+
+function checkRange(offset: number, length: number, size: number, file: string): void {
+  if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0 || offset + length > size) {
+    throw new ModalignError({
+      code: 'FILE_RANGE',
+      file,
+      got: `${length} bytes from byte ${offset}`,
+      expected: `a range within ${size} bytes`,
+    })
+  }
+}
