@@ -3,13 +3,31 @@
  * and each record is parsed by itself, so a file may exceed the longest string of the engine (512 Mi characters) and memory stays near one record and one chunk.
  */
 import { isUtf8 } from 'node:buffer'
-import { createReadStream } from 'node:fs'
 import { type ErrorDetails, ModalignError } from '../errors.ts'
+import { fileSource } from './byte-source.ts'
+import type { JsonValue } from './json.ts'
+import {
+  braceClose,
+  braceOpen,
+  bracketClose,
+  bracketOpen,
+  comma,
+  countNewlines,
+  countPairs,
+  freshScan,
+  invalidUtf8,
+  isSpace,
+  newline,
+  quote,
+  scanNested,
+  scanScalar,
+  shownByte,
+} from './json-scan.ts'
 import { findJsonFault, type JsonFault } from './json-syntax.ts'
 
 export interface JsonRecord {
   /** What `JSON.parse` gives; checked to hold no duplicate keys, lone surrogates or numbers that overflow. */
-  readonly value: unknown
+  readonly value: JsonValue
   /** The record as written. */
   readonly text: string
   /** Position among the records of the file, bad ones included, from 0. */
@@ -38,7 +56,7 @@ export interface JsonStreamOptions {
 /**
  * Reads the records of a file.
  *
- * @throws ModalignError `FILE_MISSING`, `FILE_UNREADABLE` and everything that {@link jsonRecords} throws.
+ * @throws ModalignError `FILE_MISSING`, `FILE_NOT_REGULAR`, ... of {@link fileSource}, and everything that {@link jsonRecords} throws.
  * @example
  * for await (const { record, value } of jsonFileRecords('llava_instruct_150k.json')) console.log(record, value)
  */
@@ -47,24 +65,8 @@ export async function* jsonFileRecords(path: string, options: JsonStreamOptions 
 }
 
 async function* fileChunks(path: string): AsyncGenerator<Uint8Array, void, undefined> {
-  try {
-    yield* createReadStream(path, { highWaterMark: 1 << 20 })
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    if (code === 'ENOENT')
-      throw new ModalignError({ code: 'FILE_MISSING', file: path, expected: 'a JSON or JSON Lines file', cause: error })
-    if (code === 'EISDIR')
-      throw new ModalignError({
-        code: 'FILE_UNREADABLE',
-        file: path,
-        got: 'a directory',
-        expected: 'a JSON or JSON Lines file',
-        cause: error,
-      })
-    if (typeof code === 'string')
-      throw new ModalignError({ code: 'FILE_UNREADABLE', file: path, got: code, expected: 'a readable file', cause: error })
-    throw error
-  }
+  const source = await fileSource(path)
+  for (let offset = 0; offset < source.size; offset += mebibyte) yield await source.read(offset, Math.min(mebibyte, source.size - offset))
 }
 
 /**
@@ -89,109 +91,6 @@ export async function* jsonRecords(
 }
 
 const mebibyte = 1 << 20
-const newline = 0x0a
-const quote = 0x22
-const backslash = 0x5c
-const comma = 0x2c
-const bracketOpen = 0x5b
-const bracketClose = 0x5d
-const braceOpen = 0x7b
-const braceClose = 0x7d
-
-/** What is known about a value while its bytes go by. `pairs` counts the colons outside strings: the keys that the parsed value must have. */
-interface Scan {
-  depth: number
-  deepest: number
-  pairs: number
-  newlines: number
-  inString: boolean
-  escaped: boolean
-}
-
-const freshScan = (): Scan => ({ depth: 0, deepest: 0, pairs: 0, newlines: 0, inString: false, escaped: false })
-
-/** Index after the value's last byte, or -1 if the value goes on after `to`. Brackets are counted, not matched: `JSON.parse` does that. */
-function scanNested(bytes: Uint8Array, from: number, to: number, scan: Scan): number {
-  let { depth, deepest, pairs, newlines, inString, escaped } = scan
-  let end = -1
-  let i = from
-  while (i < to) {
-    if (inString) {
-      if (escaped) {
-        escaped = false
-        i++
-      }
-      while (i < to) {
-        const byte = bytes[i++]
-        if (byte === undefined) break
-        if (byte > quote && byte !== backslash) continue
-        if (byte === quote) {
-          inString = false
-          break
-        }
-        if (byte === backslash) {
-          if (i === to) escaped = true
-          else i++
-        } else if (byte === newline) newlines++
-      }
-      if (!inString && depth === 0) {
-        end = i
-        break
-      }
-      continue
-    }
-    const byte = bytes[i++]
-    if (byte === quote) inString = true
-    else if (byte === 0x3a) pairs++
-    else if (byte === newline) newlines++
-    else if (byte === braceOpen || byte === bracketOpen) {
-      if (++depth > deepest) deepest = depth
-    } else if ((byte === braceClose || byte === bracketClose) && --depth === 0) {
-      end = i
-      break
-    }
-  }
-  scan.depth = depth
-  scan.deepest = deepest
-  scan.pairs = pairs
-  scan.newlines = newlines
-  scan.inString = inString
-  scan.escaped = escaped
-  return end
-}
-
-const isSpace = (byte: number): boolean => byte === 0x20 || byte === newline || byte === 0x0d || byte === 0x09
-
-/** A number or a word ends at a separator. */
-function scanScalar(bytes: Uint8Array, from: number, to: number): number {
-  for (let i = from; i < to; i++) {
-    const byte = bytes[i]
-    if (byte === undefined || byte === comma || byte === bracketClose || byte === braceClose || isSpace(byte)) return i
-  }
-  return -1
-}
-
-/** Keys in the parsed value, or -1 if it holds something that a strict reader refuses. */
-function countPairs(value: unknown, escapes: boolean): number {
-  if (typeof value === 'string') return escapes && /\p{Surrogate}/u.test(value) ? -1 : 0
-  if (typeof value === 'number') return Number.isFinite(value) ? 0 : -1
-  if (typeof value !== 'object' || value === null) return 0
-  let pairs = 0
-  if (Array.isArray(value)) {
-    for (const item of value) {
-      const inside = countPairs(item, escapes)
-      if (inside < 0) return -1
-      pairs += inside
-    }
-    return pairs
-  }
-  for (const [key, item] of Object.entries(value)) {
-    const inside = countPairs(item, escapes)
-    if (inside < 0 || (escapes && /\p{Surrogate}/u.test(key))) return -1
-    pairs += inside + 1
-  }
-  return pairs
-}
 
 type Phase = 'start' | 'before' | 'inside' | 'after' | 'closed' | 'lines'
 
@@ -261,6 +160,7 @@ class RecordSplitter {
       return true
     }
     if (first !== bracketOpen) {
+      if (this.end - this.start < 40 && !final) return false
       const text = this.held.toString('utf8', this.start, Math.min(this.start + 40, this.end))
       const expected = format === 'array' ? 'a JSON array of records' : 'a JSON array of records, or one JSON object a line'
       throw this.error({ code: 'JSON_ROOT', got: text, expected, line: this.line })
@@ -314,7 +214,7 @@ class RecordSplitter {
         this.kind === 'nested' ? scanNested(this.held, this.seen, this.end, this.scan) : scanScalar(this.held, this.seen, this.end)
       this.seen = end < 0 ? this.end : end
       if (end < 0 && !final) {
-        if (this.seen - this.start > this.maxBytes && !this.dropping) this.tooLong()
+        if (this.seen - this.start > this.maxBytes && !this.dropping) this.tooLong(this.end)
         if (this.dropping) this.start = this.seen
         return
       }
@@ -322,7 +222,7 @@ class RecordSplitter {
         this.truncated()
         return
       }
-      if (!this.dropping && end - this.start > this.maxBytes) this.tooLong()
+      if (!this.dropping && end - this.start > this.maxBytes) this.tooLong(end)
       const startLine = this.line
       this.line += this.scan.newlines
       if (!this.dropping) {
@@ -344,7 +244,7 @@ class RecordSplitter {
       throw this.error({
         code: 'JSON_TRAILING_DATA',
         line: this.line,
-        got: this.at(this.preview(), this.base + this.start),
+        got: this.at(shownByte(byte), this.base + this.start),
         expected: 'nothing after the array',
         hint,
       })
@@ -370,7 +270,7 @@ class RecordSplitter {
       this.report({
         code: 'JSON_SYNTAX',
         ...place,
-        got: this.at(this.preview(), this.base + this.start),
+        got: this.at(shownByte(byte), this.base + this.start),
         expected: ', or ] after a record',
         hint: 'a comma is missing',
       })
@@ -387,7 +287,7 @@ class RecordSplitter {
       const ended = found >= 0
       const end = ended ? this.seen + found : this.end
       this.seen = end
-      if (!this.dropping && end - this.start > this.maxBytes) this.tooLong()
+      if (!this.dropping && end - this.start > this.maxBytes) this.tooLong(end)
       if (!ended && !final) {
         if (this.dropping) this.start = end
         return
@@ -417,7 +317,7 @@ class RecordSplitter {
     const byteOffset = this.base + start
     if (!isUtf8(bytes)) {
       const invalid = invalidUtf8(bytes)
-      const got = this.at(`byte 0x${bytes[invalid]?.toString(16).padStart(2, '0')}`, byteOffset + invalid)
+      const got = this.at(shownByte(bytes[invalid] ?? 0), byteOffset + invalid)
       this.report({
         code: 'JSON_UTF8',
         record: this.record,
@@ -432,7 +332,7 @@ class RecordSplitter {
     const text = bytes.toString('utf8')
     if (scan.deepest <= this.maxDepth) {
       try {
-        const value: unknown = JSON.parse(text)
+        const value: JsonValue = JSON.parse(text)
         if (countPairs(value, text.includes('\\u')) === scan.pairs) {
           this.lastGood = { record: this.record, end: byteOffset + bytes.length }
           return { value, text, record: this.record, line, byteOffset, byteLength: bytes.length }
@@ -472,7 +372,7 @@ class RecordSplitter {
 
   private truncated(): void {
     const place = { record: this.record, line: this.line + (this.phase === 'inside' ? this.scan.newlines : 0) }
-    if (this.phase === 'inside' && !this.dropping) this.throwEarlierFault()
+    if (this.phase === 'inside' && !this.dropping) this.throwEarlierFault(this.end)
     this.report({ code: 'JSON_TRUNCATED', ...place, ...this.cut(this.base + this.end) })
   }
 
@@ -486,8 +386,9 @@ class RecordSplitter {
     }
   }
 
-  private tooLong(): void {
-    if (this.phase === 'inside') this.throwEarlierFault()
+  /** `end`: where the record ends, or where its known bytes do. */
+  private tooLong(end: number): void {
+    if (this.phase === 'inside') this.throwEarlierFault(Math.min(end, this.start + this.maxBytes))
     this.dropping = true
     this.report({
       code: 'JSON_RECORD_SIZE',
@@ -500,14 +401,10 @@ class RecordSplitter {
   }
 
   /** A record that seems never to end usually has a quote or bracket missing near its start: say that instead. */
-  private throwEarlierFault(): void {
-    const text = this.held.toString('utf8', this.start, Math.min(this.end, this.start + mebibyte))
+  private throwEarlierFault(end: number): void {
+    const text = this.held.toString('utf8', this.start, Math.min(end, this.start + mebibyte))
     const fault = findJsonFault(text, { maxDepth: this.maxDepth })
     if (fault?.lost && !fault.ended) this.reportFault(fault, text, this.base + this.start, this.line, false)
-  }
-
-  private preview(): string {
-    return this.held.toString('utf8', this.start, Math.min(this.start + 20, this.end))
   }
 
   private at(what: string, byte: number): string {
@@ -523,22 +420,4 @@ class RecordSplitter {
   private error(details: ErrorDetails): ModalignError {
     return new ModalignError({ file: this.options.file, ...details })
   }
-}
-
-function countNewlines(bytes: Uint8Array): number {
-  let count = 0
-  for (const byte of bytes) if (byte === newline) count++
-  return count
-}
-
-/** Index of the first byte that no well-formed UTF-8 text has there (Unicode 15, table 3-7). */
-function invalidUtf8(bytes: Uint8Array): number {
-  let i = 0
-  while (i < bytes.length) {
-    const lead = bytes[i] ?? 0
-    const length = lead < 0x80 ? 1 : lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0
-    if (length === 0 || !isUtf8(bytes.subarray(i, i + length)) || i + length > bytes.length) return i
-    i += length
-  }
-  return i
 }
