@@ -1,0 +1,61 @@
+/** Cutting and padding 8-bit RGB. */
+import type { DecodedImage } from '../model/contracts.ts'
+import type { Window } from './resize.ts'
+
+/** An RGB colour, 0 to 255 each. */
+export type Colour = readonly [red: number, green: number, blue: number]
+
+/**
+ * Where Hugging Face's `center_crop` cuts: the odd pixel stays at the right and at the bottom. `left` and `top` are negative where the image is smaller than the crop.
+ *
+ * @example
+ * centreWindow({ width: 7, height: 4 }, { width: 4, height: 4 }) // { left: 1, top: 0, width: 4, height: 4 }
+ */
+export function centreWindow(
+  image: { readonly width: number; readonly height: number },
+  crop: { readonly width: number; readonly height: number },
+): Window {
+  const before = (size: number, cropSize: number): number =>
+    // A larger crop is padded first, the odd pixel before the image: ceil((crop - size) / 2).
+    size >= cropSize ? Math.floor((size - cropSize) / 2) : -Math.ceil((cropSize - size) / 2)
+  return { left: before(image.width, crop.width), top: before(image.height, crop.height), width: crop.width, height: crop.height }
+}
+
+/**
+ * Cuts a window out; what lies outside of the image becomes `fill` (default black, as Hugging Face's `center_crop`).
+ *
+ * @example
+ * const image = { width: 2, height: 1, data: new Uint8Array([1, 2, 3, 4, 5, 6]) }
+ * cropImage(image, { left: 1, top: 0, width: 1, height: 1 }).data // Uint8Array [4, 5, 6]
+ */
+export function cropImage(image: DecodedImage, window: Window, fill: Colour = [0, 0, 0]): DecodedImage {
+  const { left, top, width, height } = window
+  const data = filled(width, height, fill)
+  const from = Math.max(0, left)
+  const to = Math.min(image.width, left + width)
+  for (let y = Math.max(0, top); y < Math.min(image.height, top + height) && from < to; y++) {
+    data.set(image.data.subarray((y * image.width + from) * 3, (y * image.width + to) * 3), ((y - top) * width + (from - left)) * 3)
+  }
+  return { width, height, data }
+}
+
+/**
+ * Makes an image square by adding stripes of `fill` on both sides of its shorter edge, the odd pixel after it (LLaVA's `expand2square`, which fills with the mean colour).
+ *
+ * @example
+ * padToSquare({ width: 1, height: 2, data: new Uint8Array(6) }, [127, 127, 127]) // 2 x 2: the pixels' column, then one of grey
+ */
+export function padToSquare(image: DecodedImage, fill: Colour): DecodedImage {
+  const size = Math.max(image.width, image.height)
+  if (image.width === image.height) return image
+  const left = -Math.floor((size - image.width) / 2)
+  const top = -Math.floor((size - image.height) / 2)
+  return cropImage(image, { left, top, width: size, height: size }, fill)
+}
+
+function filled(width: number, height: number, fill: Colour): Uint8Array {
+  const data = new Uint8Array(width * height * 3)
+  if (fill.every((value) => value === 0)) return data
+  for (let at = 0; at < data.length; at += 3) data.set(fill, at)
+  return data
+}
