@@ -7,7 +7,7 @@ import { type HostedSession, hostSession } from './host.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import { ortBackend } from './ort-backend.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
-import { type Device, type ModelSource, parseSessionOptions, type SessionOptions } from './session.ts'
+import { checkModelSource, type Device, type ModelSource, parseSessionOptions, type SessionOptions } from './session.ts'
 
 /**
  * Loads a model into the calling thread, which every run then blocks (`session.run` of onnxruntime-node is synchronous).
@@ -19,6 +19,7 @@ import { type Device, type ModelSource, parseSessionOptions, type SessionOptions
  */
 export async function createLocalSession(model: ModelSource, options: SessionOptions = {}): Promise<HostedSession> {
   const checked = parseSessionOptions(options)
+  checkModelSource(model)
   const externalRoot = model.externalRoot === undefined ? undefined : await realExternalRoot(model.externalRoot)
   const source: ModelSource = { ...model, ...(externalRoot !== undefined && { externalRoot }) }
   const { device, passedOver, value } = await negotiate(checked.device ?? 'auto', thisPlatform, {
@@ -32,11 +33,16 @@ export async function createLocalSession(model: ModelSource, options: SessionOpt
 
 async function openNative(model: ModelSource, options: SessionOptions, device: Device) {
   const ort = await loadNative()
-  const session = await ort.InferenceSession.create(model.bytes, {
+  const session = await ort.InferenceSession.create(unshared(model.bytes), {
     ...ortSessionOptions(device, options, thisPlatform, model.externalRoot),
-    ...(model.externalData !== undefined && { externalData: model.externalData }),
+    ...(model.externalData !== undefined && { externalData: model.externalData.map(({ path, data }) => ({ path, data: unshared(data) })) }),
   })
   return ortBackend(session, ort.Tensor)
+}
+
+/** ONNX Runtime does not read memory shared between threads. */
+function unshared(bytes: Uint8Array): Uint8Array {
+  return bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes)
 }
 
 /** Whether the device computes a model known to be sound. */

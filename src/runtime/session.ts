@@ -115,6 +115,21 @@ export function parseSessionOptions(options: unknown = {}): SessionOptions {
   return withoutUndefined(parseOptions(sessionOptionsSchema, options))
 }
 
+/** Before anything is copied or read. @throws {ModalignError} `RUNTIME_MODEL_INVALID` */
+export function checkModelSource(model: ModelSource): void {
+  if (!(model?.bytes instanceof Uint8Array))
+    throw new ModalignError({ code: 'RUNTIME_MODEL_INVALID', field: '/bytes', got: typeof model?.bytes, expected: 'a Uint8Array' })
+  for (const [index, entry] of (model.externalData ?? []).entries()) {
+    if (typeof entry?.path !== 'string' || !(entry.data instanceof Uint8Array))
+      throw new ModalignError({
+        code: 'RUNTIME_MODEL_INVALID',
+        field: `/externalData/${index}`,
+        got: typeof entry,
+        expected: '{ path, data: Uint8Array }',
+      })
+  }
+}
+
 /** Parses with a schema; the first issue becomes the error. */
 export function parseOptions<T>(schema: z.ZodType<T>, options: unknown): T {
   const parsed = schema.safeParse(options)

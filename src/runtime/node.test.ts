@@ -1,0 +1,157 @@
+import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
+import type { Worker } from 'node:worker_threads'
+import { describe, expect, test } from 'vitest'
+import { float32Tensor, type TensorValue } from '../tensors.ts'
+import { createSession } from './node.ts'
+import { probeError, probeFeeds, probeModel } from './probe.ts'
+
+const fixture = (name: string) => readFile(new URL(`../../test/fixtures/runtime/${name}.onnx`, import.meta.url))
+const numbers = (value: TensorValue | undefined) => Array.from(value?.data ?? [], Number)
+
+/** Eight n x n products in a row: at n = 1024 about 17 GFLOP, long against a timer. */
+const heavy = (n: number) => ({ x: float32Tensor(new Float32Array(n * n).fill(1e-3), [n, n]) })
+
+describe('createSession', () => {
+  test('computes in a worker; the caller keeps model and feeds, and gets buffers of its own', async () => {
+    const bytes = probeModel()
+    await using session = await createSession({ bytes }, { device: 'cpu' })
+    expect(bytes.length).toBeGreaterThan(0)
+    expect(session.inputs).toEqual([{ name: 'x', dtype: 'float32', dims: ['batch', 3] }])
+    const outputs = await session.run(probeFeeds)
+    expect(probeError(outputs)).toBeLessThan(1e-6)
+    expect(probeFeeds.x?.data.length).toBe(6)
+    expect(probeError(await session.run(probeFeeds))).toBeLessThan(1e-6)
+  })
+
+  test('a feed that is a view into a large or shared buffer arrives as the view', async () => {
+    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
+    const values = [1, 0.5, -2, 0, 3, 0.25]
+    for (const buffer of [new ArrayBuffer(1 << 20), new SharedArrayBuffer(1 << 20)]) {
+      const view = new Float32Array(buffer, 4096, 6)
+      view.set(values)
+      expect(probeError(await session.run({ x: float32Tensor(view, [2, 3]) }))).toBeLessThan(1e-6)
+    }
+  })
+
+  test('feeds are taken when run is called: changing them afterwards changes nothing', async () => {
+    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
+    const data = Float32Array.of(1, 0.5, -2, 0, 3, 0.25)
+    const running = session.run({ x: float32Tensor(data, [2, 3]) })
+    data.fill(0)
+    expect(probeError(await running)).toBeLessThan(1e-6)
+  })
+
+  test('a run leaves the caller’s thread free', async () => {
+    await using session = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
+    await session.run(heavy(16))
+    const gaps: number[] = []
+    let last = performance.now()
+    const timer = setInterval(() => {
+      gaps.push(performance.now() - last)
+      last = performance.now()
+    }, 5)
+    const feeds = heavy(1024)
+    const start = performance.now()
+    await session.run(feeds)
+    const elapsed = performance.now() - start
+    clearInterval(timer)
+    expect(elapsed).toBeGreaterThan(60)
+    expect(Math.max(...gaps)).toBeLessThan(elapsed / 2)
+    expect(gaps.length).toBeGreaterThan(4)
+  })
+
+  test('runs queue in the order of the calls, carried values with them', async () => {
+    await using session = await createSession({ bytes: await fixture('cache') }, { device: 'cpu' })
+    const setting = session.setCarried({ past: float32Tensor(new Float32Array(0), [1, 0, 2]) })
+    const totals = [1, 2, 3, 4].map((x) =>
+      session.run({ x: float32Tensor(Float32Array.of(x, x), [1, 1, 2]) }, { carry: { present: 'past' } }),
+    )
+    await setting
+    expect((await Promise.all(totals)).map(({ total }) => numbers(total))).toEqual([[2], [6], [12], [20]])
+  })
+
+  test('abort rejects at once; the run under way ends unseen, its carried outputs are dropped, a queued run never begins', async () => {
+    await using session = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
+    await session.run(heavy(16))
+    const controller = new AbortController()
+    const carry = { p8: 'x' }
+    await session.setCarried({ x: float32Tensor(Float32Array.of(2), [1, 1]) })
+    const aborted = [
+      session.run(heavy(1024), { signal: controller.signal, carry }),
+      session.run(heavy(1024), { signal: controller.signal, carry }),
+    ]
+    const start = performance.now()
+    setTimeout(() => controller.abort(), 20)
+    for (const result of await Promise.allSettled(aborted))
+      expect(result).toMatchObject({ status: 'rejected', reason: { name: 'AbortError' } })
+    const rejectedAfter = performance.now() - start
+    // 2^9: the carried 2, not the values of the aborted runs.
+    expect(numbers((await session.run({})).p8)).toEqual([512])
+    const nextAfter = performance.now() - start
+    expect(rejectedAfter).toBeLessThan(nextAfter)
+  })
+
+  test('dispose rejects pending runs, waits for the native one, and is idempotent', async () => {
+    const session = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
+    const runs = [session.run(heavy(512)), session.run(heavy(512))]
+    const outcome = Promise.allSettled(runs)
+    await Promise.all([session.dispose(), session.dispose()])
+    for (const result of await outcome) expect(result).toMatchObject({ status: 'rejected', reason: { code: 'RUNTIME_DISPOSED' } })
+    await expect(session.run(heavy(16))).rejects.toMatchObject({ code: 'RUNTIME_DISPOSED' })
+    await session[Symbol.asyncDispose]()
+  })
+
+  test('a worker that dies rejects pending and later runs, and can still be disposed', async () => {
+    const workers: Worker[] = []
+    const notice = (worker: Worker) => workers.push(worker)
+    process.on('worker', notice)
+    const session = await createSession({ bytes: await fixture('products') }, { device: 'cpu' })
+    process.off('worker', notice)
+    const pending = session.run(heavy(512))
+    pending.catch(() => undefined)
+    await workers.at(-1)?.terminate()
+    await expect(pending).rejects.toMatchObject({ code: 'RUNTIME_WORKER_DIED' })
+    await expect(session.run(heavy(16))).rejects.toMatchObject({ code: 'RUNTIME_WORKER_DIED' })
+    await session.dispose()
+  })
+
+  test('feeds that do not fit are refused before they are copied', async () => {
+    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
+    const cases = [
+      [{ y: probeFeeds.x }, 'RUNTIME_FEED_UNKNOWN'],
+      [{}, 'RUNTIME_FEED_MISSING'],
+      [{ x: { dtype: 'float64', dims: [1, 3], data: new Float64Array(3) } }, 'RUNTIME_FEED_DTYPE'],
+      [{ x: float32Tensor(new Float32Array(4), [1, 4]) }, 'RUNTIME_FEED_SHAPE'],
+    ] as const
+    for (const [feeds, code] of cases) await expect(session.run(feeds as never)).rejects.toMatchObject({ code })
+    expect(probeError(await session.run(probeFeeds))).toBeLessThan(1e-6)
+  })
+
+  test('errors of the worker arrive as data', async () => {
+    await expect(createSession({ bytes: new Uint8Array(3) }, { device: 'cpu' })).rejects.toMatchObject({ code: 'RUNTIME_MODEL_INVALID' })
+    await expect(createSession({ bytes: probeModel(), externalRoot: '/no/such/folder' })).rejects.toMatchObject({
+      code: 'RUNTIME_EXTERNAL_ROOT',
+      details: { file: '/no/such/folder' },
+    })
+    await expect(createSession({ bytes: probeModel() }, { devise: 'cpu' } as never)).rejects.toMatchObject({
+      code: 'RUNTIME_OPTIONS',
+      details: { field: '/devise' },
+    })
+    await expect(createSession({} as never)).rejects.toMatchObject({ code: 'RUNTIME_MODEL_INVALID' })
+  })
+
+  test('an idle session does not keep the process alive, a pending run does', async () => {
+    const program = `
+      import { createSession } from ${JSON.stringify(new URL('./node.ts', import.meta.url).href)}
+      import { probeFeeds, probeModel } from ${JSON.stringify(new URL('./probe.ts', import.meta.url).href)}
+      const session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
+      session.run(probeFeeds).then(() => console.log('the pending run ended'))
+    `
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program], {
+      timeout: 30_000,
+    })
+    expect({ stdout, stderr }).toEqual({ stdout: 'the pending run ended\n', stderr: '' })
+  })
+})

@@ -1,0 +1,95 @@
+/** Sessions in Node: each in a worker thread of its own, because a run of onnxruntime-node blocks the thread that calls it. */
+import type { NamedTensors, TensorValue } from '../tensors.ts'
+import { abortError } from './abort.ts'
+import { checkValues, dataArrays } from './feeds.ts'
+import { planOutputs } from './host.ts'
+import { connectWorker } from './rpc.ts'
+import { checkModelSource, type ModelSource, parseSessionOptions, type RunOptions, type Session, type SessionOptions } from './session.ts'
+import type { SessionHandlers } from './session-worker.ts'
+
+const entry = new URL(import.meta.url.endsWith('.ts') ? './session-worker.ts' : './session-worker.js', import.meta.url)
+
+/**
+ * Loads a model into a worker thread. The caller's thread stays free while the model is loaded and run.
+ *
+ * Feeds are copied once on the caller's thread when `run` is called, so their buffers may be reused at once; feeds in a SharedArrayBuffer cross
+ * without that copy (the worker makes it) and must not change before the run has ended. Output buffers move. A session that is idle does not keep the process alive; a
+ * pending run does.
+ *
+ * @throws {ModalignError} `RUNTIME_OPTIONS`, `RUNTIME_DEVICE_UNAVAILABLE`, `RUNTIME_MODEL_INVALID`, `RUNTIME_MODEL_TYPE`, `RUNTIME_EXTERNAL_ROOT`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_WORKER_DIED`
+ * @example
+ * await using session = await createSession({ bytes: await readFile('model.onnx') })
+ * const { y } = await session.run({ x: float32Tensor(Float32Array.of(1, 2, 3), [1, 3]) }, { signal: AbortSignal.timeout(10_000) })
+ */
+export async function createSession(model: ModelSource, options: SessionOptions = {}): Promise<Session> {
+  const checked = parseSessionOptions(options)
+  checkModelSource(model)
+  const worker = connectWorker<SessionHandlers>(entry, { name: 'modalign session' })
+  try {
+    const copies = new Copies()
+    const copy: ModelSource = {
+      bytes: copies.of(model.bytes),
+      ...(model.externalRoot !== undefined && { externalRoot: model.externalRoot }),
+      ...(model.externalData !== undefined && {
+        externalData: model.externalData.map(({ path, data }) => ({ path, data: copies.of(data) })),
+      }),
+    }
+    const description = await worker.call('open', { model: copy, options: checked }, { transfer: copies.buffers })
+    return {
+      ...description,
+      async run(feeds: NamedTensors, { fetch, carry, signal }: RunOptions = {}): Promise<NamedTensors> {
+        if (signal?.aborted) throw abortError(signal)
+        // Here too, so that a mistake costs no copy. What is missing only the worker can tell: it has the carried values.
+        planOutputs(
+          { ...(fetch !== undefined && { fetch }), ...(carry !== undefined && { carry }) },
+          description.inputs,
+          description.outputs,
+        )
+        checkValues(feeds, description.inputs)
+        const copies = new Copies()
+        const request = { feeds: copies.ofTensors(feeds), ...(fetch !== undefined && { fetch }), ...(carry !== undefined && { carry }) }
+        return worker.call('run', request, { transfer: copies.buffers, ...(signal !== undefined && { signal }) })
+      },
+      async setCarried(values: NamedTensors): Promise<void> {
+        checkValues(values, description.inputs)
+        const copies = new Copies()
+        return worker.call('setCarried', copies.ofTensors(values), { transfer: copies.buffers })
+      },
+      dispose: worker.dispose,
+      [Symbol.asyncDispose]: worker.dispose,
+    }
+  } catch (error) {
+    await worker.dispose()
+    throw error
+  }
+}
+
+/** Copies to move to another thread: one pass over the data, where a structured clone makes two and takes the whole buffer behind a view. */
+class Copies {
+  readonly buffers: ArrayBuffer[] = []
+
+  of(data: Uint8Array): Uint8Array {
+    if (!(data.buffer instanceof ArrayBuffer)) return data
+    const copy = new Uint8Array(data)
+    this.buffers.push(copy.buffer)
+    return copy
+  }
+
+  ofTensors(values: NamedTensors): NamedTensors {
+    return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, this.#ofTensor(value)]))
+  }
+
+  #ofTensor(value: TensorValue): TensorValue {
+    const { buffer, byteOffset, byteLength } = value.data
+    if (!(buffer instanceof ArrayBuffer)) return { ...value, dims: [...value.dims] }
+    const copy = buffer.slice(byteOffset, byteOffset + byteLength)
+    this.buffers.push(copy)
+    return viewAs(value, copy)
+  }
+}
+
+/** The same tensor over another buffer. */
+function viewAs({ dtype, dims }: TensorValue, buffer: ArrayBuffer): TensorValue {
+  // The array's class is the one that dataArrays pairs with the dtype.
+  return { dtype, dims: [...dims], data: new dataArrays[dtype](buffer) } as TensorValue
+}
