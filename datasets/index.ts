@@ -1,0 +1,8 @@
+/** The dataset formats that this package reads. One file a format, one line here. */
+import { llava } from './llava.ts'
+
+export { type LlavaOptions, type LlavaSource, llava } from './llava.ts'
+export { type DatasetReport, type ValidateOptions, validateDataset } from './validate.ts'
+
+/** Format name, as a run file writes it -> reader. */
+export const datasets = { llava } as const
