@@ -68,6 +68,12 @@ describe('tensors', () => {
     )
   })
 
+  test('bytes that are not aligned for their type are copied, from a Buffer too', () => {
+    const shifted = Buffer.from([9, 0, 0, 128, 63, 0, 0, 0, 64]).subarray(1)
+    expect(tensorFromBytes('float32', [2], shifted).data).toEqual(Float32Array.of(1, 2))
+    expect(tensorFromBytes('float64', [1], shifted).data).toEqual(Float64Array.of(Buffer.from(shifted).readDoubleLE()))
+  })
+
   test('a shape that the data do not fill is refused', () => {
     expect(() => makeTensor('w', float32Tensor(new Float32Array(5), [2, 3]))).toThrow(
       'ONNX_TENSOR_SIZE: w: got 5 elements, expected the shape [2, 3]',

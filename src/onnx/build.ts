@@ -350,7 +350,7 @@ export function makeModel({ graph, opsets = { '': 21 }, irVersion = 10, producer
 }
 
 const utf8 = new TextEncoder()
-const strictUtf8 = new TextDecoder('utf-8', { fatal: true })
+const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 function text(bytes: Uint8Array, field: string): string {
   try {

@@ -66,7 +66,8 @@ export function tensorFromBytes(dtype: DataType, dims: readonly number[], bytes:
       expected: `${count * size} bytes for ${dtype} [${dims.join(', ')}]`,
     })
   }
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice()
+  // Not `slice`, which on a Buffer is a view.
+  const aligned = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes)
   const { buffer, byteOffset: at } = aligned
   switch (dtype) {
     case 'float32':
