@@ -1,0 +1,47 @@
+import { ModalignError } from '../../errors.ts'
+import { sumTo } from '../broadcast.ts'
+import { formatShape, shapesEqual } from '../dim.ts'
+import { defineComposite, required } from '../operator.ts'
+import { add } from '../operators/add.ts'
+import { mul } from '../operators/mul.ts'
+import { reciprocal } from '../operators/reciprocal.ts'
+import { reduceMean } from '../operators/reduce-mean.ts'
+import { sqrt } from '../operators/sqrt.ts'
+import { sub } from '../operators/sub.ts'
+import type { Tensor } from '../tensor.ts'
+
+export interface RmsAttributes {
+  readonly epsilon: number
+}
+
+/** Outputs: Y [..., C] and the inverse root mean square [..., 1], which the gradient needs again. */
+const apply = defineComposite<RmsAttributes>({
+  name: 'RMSNormalization',
+  expand(inputs, { epsilon }) {
+    const [x, weight] = [required(inputs, 0, 'RMSNormalization'), required(inputs, 1, 'RMSNormalization')]
+    if (!shapesEqual(weight.shape, x.shape.slice(-1))) {
+      throw new ModalignError({
+        code: 'GRAPH_SHAPE',
+        field: 'RMSNormalization',
+        got: `weight ${formatShape(weight.shape)}`,
+        expected: formatShape(x.shape.slice(-1)),
+      })
+    }
+    const inverse = reciprocal(sqrt(add(reduceMean(mul(x, x), [-1], { keepdims: true }), epsilon)))
+    return [mul(mul(x, inverse), weight), inverse]
+  },
+  gradient({ inputs: [x, weight], outputs: [, inverse], upstream: [g], needs }) {
+    if (x === undefined || weight === undefined || inverse === undefined || g === undefined) return []
+    const h = mul(g, weight)
+    // dX = r (h - x r^2 mean(h x)), the row factor gathered first, so that only whole-row products touch all of X.
+    const along = mul(reduceMean(mul(h, x), [-1], { keepdims: true }), mul(inverse, inverse))
+    return [needs[0] ? mul(inverse, sub(h, mul(x, along))) : undefined, needs[1] ? sumTo(mul(g, mul(x, inverse)), weight.shape) : undefined]
+  },
+})
+
+/** Y = X / sqrt(mean(X^2, last axis) + eps) * W.  X [..., C], W [C] -> Y [..., C].   Zhang & Sennrich 2019, eq. 4. */
+export function rmsNormalization(x: Tensor, weight: Tensor, { epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Tensor {
+  const [y] = apply([x, weight], { epsilon })
+  if (y === undefined) throw new Error('internal: no output')
+  return y
+}

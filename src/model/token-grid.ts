@@ -1,0 +1,33 @@
+import type { TokenGrid } from './contracts.ts'
+
+/** How many tokens a grid holds, separators included: the one place where tokens of a medium are counted. */
+export function gridTokens({ segments }: TokenGrid): number {
+  let tokens = 0
+  for (const [index, { frames, rows, columns, separator }] of segments.entries()) {
+    tokens += frames * rows * (columns + (separator === 'row' ? 1 : 0))
+    if (separator === 'segment' && index < segments.length - 1) tokens += 1
+  }
+  return tokens
+}
+
+/** One picture of rows x columns features. */
+export function imageGrid(rows: number, columns: number): TokenGrid {
+  return { segments: [{ frames: 1, rows, columns }] }
+}
+
+/** Whether two media can stand in one batch: the same number of tokens, lying alike. */
+export function sameGrid(a: TokenGrid, b: TokenGrid): boolean {
+  return (
+    a.segments.length === b.segments.length &&
+    a.segments.every((segment, index) => {
+      const other = b.segments[index]
+      return (
+        other !== undefined &&
+        segment.frames === other.frames &&
+        segment.rows === other.rows &&
+        segment.columns === other.columns &&
+        segment.separator === other.separator
+      )
+    })
+  )
+}

@@ -1,0 +1,91 @@
+/** One training step as one graph: projectors, splice, decoder, head and loss, and the gradients of what is trained. */
+import { linearCrossEntropy } from '../graph/composites/cross-entropy.ts'
+import { size } from '../graph/dim.ts'
+import { gradients } from '../graph/gradients.ts'
+import { gatherNd } from '../graph/operators/gather-nd.ts'
+import type { Parameter } from '../graph/parameters.ts'
+import { input, type Tensor } from '../graph/tensor.ts'
+import type { Decoder } from '../llm/decoder.ts'
+import { type MediaPath, mediaRows, project, splice } from '../model/splice.ts'
+import { type LoweredModel, lower } from '../onnx/lower.ts'
+
+export interface StepGraphRequest {
+  readonly decoder: Decoder
+  readonly media: readonly MediaPath[]
+  /** Parameters outside of the projectors that are trained too. */
+  readonly trainables?: readonly Parameter[]
+  /** Into how many parts the supervised rows are cut for the head. Default 4. */
+  readonly headChunks?: number
+  /** Default true; false gives the loss alone, for evaluation. */
+  readonly gradients?: boolean
+  /** Packed sequences: adds the input `segments`. Default false. */
+  readonly packed?: boolean
+}
+
+export interface StepGraph {
+  readonly model: LoweredModel
+  /** What is trained, in the order of the gradients: each has an output `gradient.<name>` of its shape. */
+  readonly parameters: readonly Parameter[]
+  readonly headChunks: number
+}
+
+/** The names of the step's inputs beside the parameters and the media's. */
+export const stepInputs = {
+  /** int64 [batch, tokens]; anything valid at media places. */
+  ids: 'ids',
+  /** int64 [batch, tokens]. */
+  positions: 'positions',
+  /** int64 [batch, tokens], packed sequences only. */
+  segments: 'segments',
+  /** int64 [headChunks, rows, 2]: batch row and position whose hidden state predicts a label. */
+  supervisedRows: 'supervised.rows',
+  /** int64 [headChunks, rows]. */
+  labels: 'supervised.labels',
+  /** float32 [headChunks, rows]; 0 for rows that only fill up. */
+  rowWeights: 'supervised.weights',
+} as const
+
+/** Outputs `loss` (weighted sum over supervised rows, not a mean: see the accumulation window), `losses` [headChunks, rows], and the gradients of `loss`. */
+export function stepGraph({
+  decoder,
+  media,
+  trainables = [],
+  headChunks = 4,
+  gradients: wanted = true,
+  packed = false,
+}: StepGraphRequest): StepGraph {
+  const [batch, tokens, rows] = [size('batch'), size('tokens'), size('rows')]
+  const ids = input(stepInputs.ids, 'int64', [batch, tokens])
+  const positions = input(stepInputs.positions, 'int64', [batch, tokens])
+  const segments = packed ? input(stepInputs.segments, 'int64', [batch, tokens]) : undefined
+  const supervisedRows = input(stepInputs.supervisedRows, 'int64', [headChunks, rows, 2])
+  const labels = input(stepInputs.labels, 'int64', [headChunks, rows])
+  const rowWeights = input(stepInputs.rowWeights, 'float32', [headChunks, rows])
+
+  const projected = media.map((path) => project(path, decoder.hiddenSize))
+  const spliced = splice(
+    decoder.embed(ids),
+    projected.map((one) => ({ embeddings: one.embeddings, rows: mediaRows(one) })),
+  )
+  const { hidden } = decoder.decode(spliced, segments === undefined ? { positions } : { positions, segments })
+  const { sum, losses } = linearCrossEntropy(gatherNd(hidden, supervisedRows), decoder.head, labels, rowWeights)
+
+  const parameters = [...projected.flatMap(({ scope }) => scope.parameters), ...trainables]
+  const derivatives: readonly Tensor[] = wanted
+    ? gradients(
+        sum,
+        parameters.map(({ tensor }) => tensor),
+      )
+    : []
+  const outputs = Object.fromEntries([
+    ['loss', sum],
+    ['losses', losses],
+    ...derivatives.map((gradient, index) => [gradientName(parameters[index]), gradient] as const),
+  ])
+  return { model: lower({ outputs, inputs: [ids, positions] }), parameters, headChunks }
+}
+
+export function gradientName(parameter: Pick<Parameter, 'name'> | undefined): string {
+  if (parameter === undefined) throw new Error('internal: more gradients than parameters')
+  return `gradient.${parameter.name}`
+}
