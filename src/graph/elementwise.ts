@@ -5,10 +5,29 @@ import { broadcastShapes } from './broadcast.ts'
 import type { Value } from './evaluate.ts'
 import { at, broadcastStrides, forEachOffset } from './indexing.ts'
 import { type Inputs, required } from './operator.ts'
-import type { TensorType } from './tensor.ts'
+import { isFloating, type TensorType } from './tensor.ts'
 
 export function unaryShape(inputs: Inputs, name: string): readonly TensorType[] {
   return [required(inputs, 0, name)]
+}
+
+/** One operand that must be floating point. @throws GRAPH_DTYPE */
+export function floatingShape(inputs: Inputs, name: string): readonly TensorType[] {
+  const x = required(inputs, 0, name)
+  if (!isFloating(x.dtype)) throw new ModalignError({ code: 'GRAPH_DTYPE', field: name, got: x.dtype, expected: 'a floating-point tensor' })
+  return [x]
+}
+
+/** Two operands that must be bool, broadcast. @throws GRAPH_DTYPE, GRAPH_BROADCAST */
+export function logicalShape(inputs: Inputs, name: string): readonly TensorType[] {
+  for (const index of [0, 1]) requireBool(inputs, index, name)
+  return binaryShape(inputs, name)
+}
+
+/** @throws GRAPH_DTYPE */
+export function requireBool(inputs: Inputs, index: number, name: string): void {
+  const { dtype } = required(inputs, index, name)
+  if (dtype !== 'bool') throw new ModalignError({ code: 'GRAPH_DTYPE', field: name, got: dtype, expected: 'bool' })
 }
 
 /** Two operands of one type, broadcast. @throws GRAPH_DTYPE, GRAPH_BROADCAST */

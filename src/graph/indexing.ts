@@ -1,4 +1,5 @@
 /** Strides and offsets of row-major arrays, for the evaluations of operators. */
+import { ModalignError } from '../errors.ts'
 
 export function stridesOf(dims: readonly number[]): readonly number[] {
   const strides = new Array<number>(dims.length).fill(1)
@@ -42,6 +43,14 @@ export function at(data: { readonly [index: number]: number; readonly length: nu
   const element = data[offset]
   if (element === undefined) throw new Error(`internal: offset ${offset} outside ${data.length} elements`)
   return element
+}
+
+/** An index into an axis, counted from the front. @throws GRAPH_INDEX if it lies outside, as every runtime refuses it. */
+export function indexWithin(index: number, length: number): number {
+  const normalised = index < 0 ? index + length : index
+  if (normalised < 0 || normalised >= length)
+    throw new ModalignError({ code: 'GRAPH_INDEX', got: `index ${index}`, expected: `-${length} to ${length - 1}` })
+  return normalised
 }
 
 /** Maps every line along one axis; each keeps its length. */

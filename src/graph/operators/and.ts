@@ -1,10 +1,10 @@
-import { binaryShape, evaluateBinary } from '../elementwise.ts'
+import { evaluateBinary, logicalShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import { type Operand, operands, type Tensor } from '../tensor.ts'
 
 const apply = defineOperator<undefined>({
   name: 'And',
-  shape: (inputs) => binaryShape(inputs, 'And', 'bool'),
+  shape: (inputs) => logicalShape(inputs, 'And'),
   gradient: 'none',
   evaluate: (inputs) => evaluateBinary(inputs, (x, y) => (x !== 0 && y !== 0 ? 1 : 0), 'bool'),
 })

@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { mul } from './mul.ts'
@@ -7,7 +7,7 @@ import { sin } from './sin.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Cos',
-  shape: (inputs) => unaryShape(inputs, 'Cos'),
+  shape: (inputs) => floatingShape(inputs, 'Cos'),
   gradient: ({ inputs: [x], upstream: [g], needs }) => [needs[0] && g && x ? neg(mul(g, sin(x))) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.cos(x)),
 })

@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import { erfOf } from '../special.ts'
 import type { Tensor } from '../tensor.ts'
@@ -8,7 +8,7 @@ import { neg } from './neg.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Erf',
-  shape: (inputs) => unaryShape(inputs, 'Erf'),
+  shape: (inputs) => floatingShape(inputs, 'Erf'),
   gradient: ({ inputs: [x], upstream: [g], needs }) => [
     needs[0] && g && x ? mul(g, mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI))) : undefined,
   ],

@@ -1,10 +1,10 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Floor',
-  shape: (inputs) => unaryShape(inputs, 'Floor'),
+  shape: (inputs) => floatingShape(inputs, 'Floor'),
   gradient: 'none',
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.floor(x)),
 })

@@ -1,5 +1,5 @@
 import { ModalignError } from '../../errors.ts'
-import { at, stridesOf } from '../indexing.ts'
+import { at, indexWithin, stridesOf } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { fixedDim, scalar, type Tensor } from '../tensor.ts'
 import { expand } from './expand.ts'
@@ -46,8 +46,7 @@ export function offsetsOf(indices: Float64Array, depth: number, dims: readonly n
   return Array.from({ length: indices.length / depth }, (_, row) => {
     let offset = 0
     for (let level = 0; level < depth; level++) {
-      const index = at(indices, row * depth + level)
-      offset += (index < 0 ? index + at(dims, level) : index) * at(strides, level)
+      offset += indexWithin(at(indices, row * depth + level), at(dims, level)) * at(strides, level)
     }
     return offset
   })

@@ -1,7 +1,8 @@
 import { ModalignError } from '../../errors.ts'
-import { at } from '../indexing.ts'
+import { at, indexWithin } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { dimAt, normaliseAxis, scalar, type Tensor } from '../tensor.ts'
+import { cast } from './cast.ts'
 import { expand } from './expand.ts'
 import { scatterNd } from './scatter-nd.ts'
 import { transpose } from './transpose.ts'
@@ -28,7 +29,7 @@ const apply = defineOperator<{ readonly axis: number }>({
       toFront.map((a) => dimAt(data.shape, a)),
     )
     const rows = axis === 0 ? g : transpose(g, gradientPerm)
-    const scattered = scatterNd(zeros, unsqueeze(indices, [span]), rows, 'add')
+    const scattered = scatterNd(zeros, unsqueeze(cast(indices, 'int64'), [span]), rows, 'add')
     return [
       axis === 0
         ? scattered
@@ -49,7 +50,7 @@ const apply = defineOperator<{ readonly axis: number }>({
     let position = 0
     for (let o = 0; o < outer; o++) {
       for (const index of indices.data) {
-        const row = index < 0 ? index + length : index
+        const row = indexWithin(index, length)
         for (let i = 0; i < inner; i++) result[position++] = at(data.data, (o * length + row) * inner + i)
       }
     }

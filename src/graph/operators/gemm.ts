@@ -1,6 +1,6 @@
 import { ModalignError } from '../../errors.ts'
 import { broadcastShapes, sumTo } from '../broadcast.ts'
-import { dimsEqual, formatShape } from '../dim.ts'
+import { dimsEqual, formatShape, shapesEqual } from '../dim.ts'
 import { at, broadcastStrides, forEachOffset } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { dimAt, type Tensor } from '../tensor.ts'
@@ -35,7 +35,14 @@ const apply = defineOperator<Attributes>({
         got: `${formatShape(a.shape)} x ${formatShape(b.shape)}`,
         expected: 'matrices whose inner sizes agree',
       })
-    if (c !== undefined) broadcastShapes(c.shape, [m, n], 'Gemm')
+    if (c !== undefined && (c.dtype !== a.dtype || !shapesEqual(broadcastShapes(c.shape, [m, n], 'Gemm'), [m, n]))) {
+      throw new ModalignError({
+        code: 'GRAPH_MATMUL',
+        field: 'Gemm',
+        got: `C ${c.dtype} ${formatShape(c.shape)}`,
+        expected: `${a.dtype} that stretches to ${formatShape([m, n])}`,
+      })
+    }
     return [{ dtype: a.dtype, shape: [m, n] }]
   },
   gradient({ inputs: [a, b, c], upstream: [g], needs, attributes: { alpha, beta, transA, transB } }) {

@@ -1,4 +1,4 @@
-import { unaryShape } from '../elementwise.ts'
+import { floatingShape } from '../elementwise.ts'
 import { evaluateAlongAxis } from '../indexing.ts'
 import { defineOperator, only } from '../operator.ts'
 import { normaliseAxis, type Tensor } from '../tensor.ts'
@@ -9,7 +9,7 @@ import { sub } from './sub.ts'
 
 const apply = defineOperator<{ readonly axis: number }>({
   name: 'LogSoftmax',
-  shape: (inputs) => unaryShape(inputs, 'LogSoftmax'),
+  shape: (inputs) => floatingShape(inputs, 'LogSoftmax'),
   gradient({ outputs: [y], upstream: [g], needs, attributes: { axis } }) {
     if (!needs[0] || y === undefined || g === undefined) return []
     return [sub(g, mul(exp(y), reduceSum(g, [axis], { keepdims: true })))]

@@ -1,11 +1,11 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { div } from './div.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Log',
-  shape: (inputs) => unaryShape(inputs, 'Log'),
+  shape: (inputs) => floatingShape(inputs, 'Log'),
   gradient: ({ inputs: [x], upstream: [g], needs }) => [needs[0] && g && x ? div(g, x) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.log(x)),
 })

@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { mul } from './mul.ts'
@@ -6,7 +6,7 @@ import { neg } from './neg.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Reciprocal',
-  shape: (inputs) => unaryShape(inputs, 'Reciprocal'),
+  shape: (inputs) => floatingShape(inputs, 'Reciprocal'),
   gradient: ({ outputs: [y], upstream: [g], needs }) => [needs[0] && g && y ? neg(mul(g, mul(y, y))) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => 1 / x),
 })

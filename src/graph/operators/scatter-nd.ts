@@ -14,7 +14,7 @@ const apply = defineOperator<{ readonly reduction: Reduction }>({
     const [data, indices, updates] = [required(inputs, 0, 'ScatterND'), required(inputs, 1, 'ScatterND'), required(inputs, 2, 'ScatterND')]
     const depth = fixedDim(indices.shape, -1, 'ScatterND indices')
     const expected = [...indices.shape.slice(0, -1), ...data.shape.slice(depth)]
-    if (indices.dtype !== 'int64' || updates.dtype !== data.dtype || !shapesEqual(updates.shape, expected)) {
+    if (indices.dtype !== 'int64' || depth > data.shape.length || updates.dtype !== data.dtype || !shapesEqual(updates.shape, expected)) {
       throw new ModalignError({
         code: 'GRAPH_SHAPE',
         field: 'ScatterND',

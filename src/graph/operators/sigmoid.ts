@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { mul } from './mul.ts'
@@ -6,7 +6,7 @@ import { sub } from './sub.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Sigmoid',
-  shape: (inputs) => unaryShape(inputs, 'Sigmoid'),
+  shape: (inputs) => floatingShape(inputs, 'Sigmoid'),
   gradient: ({ outputs: [y], upstream: [g], needs }) => [needs[0] && g && y ? mul(g, mul(y, sub(1, y))) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => 1 / (1 + Math.exp(-x))),
 })

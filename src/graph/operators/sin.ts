@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { cos } from './cos.ts'
@@ -6,7 +6,7 @@ import { mul } from './mul.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Sin',
-  shape: (inputs) => unaryShape(inputs, 'Sin'),
+  shape: (inputs) => floatingShape(inputs, 'Sin'),
   gradient: ({ inputs: [x], upstream: [g], needs }) => [needs[0] && g && x ? mul(g, cos(x)) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.sin(x)),
 })

@@ -1,4 +1,4 @@
-import { unaryShape } from '../elementwise.ts'
+import { floatingShape } from '../elementwise.ts'
 import { evaluateAlongAxis } from '../indexing.ts'
 import { defineOperator, only } from '../operator.ts'
 import { normaliseAxis, type Tensor } from '../tensor.ts'
@@ -8,7 +8,7 @@ import { sub } from './sub.ts'
 
 const apply = defineOperator<{ readonly axis: number }>({
   name: 'Softmax',
-  shape: (inputs) => unaryShape(inputs, 'Softmax'),
+  shape: (inputs) => floatingShape(inputs, 'Softmax'),
   gradient({ outputs: [y], upstream: [g], needs, attributes: { axis } }) {
     if (!needs[0] || y === undefined || g === undefined) return []
     return [mul(y, sub(g, reduceSum(mul(g, y), [axis], { keepdims: true })))]

@@ -1,5 +1,5 @@
 import { ModalignError } from '../../errors.ts'
-import { type Dim, dimsEqual, formatShape, type Shape, sumOf } from '../dim.ts'
+import { type Dim, dimsEqual, formatShape, type Shape, shapesEqual, sumOf } from '../dim.ts'
 import { at } from '../indexing.ts'
 import { defineOperator, required } from '../operator.ts'
 import { dimAt, normaliseAxis, scalar, type Tensor } from '../tensor.ts'
@@ -10,12 +10,12 @@ const apply = defineOperator<{ readonly axis: number; readonly sizes: Shape }>({
   name: 'Split',
   shape(inputs, { axis, sizes }) {
     const x = required(inputs, 0, 'Split')
-    if (!dimsEqual(sumOf(sizes), dimAt(x.shape, axis))) {
+    if (!dimsEqual(sumOf(sizes), dimAt(x.shape, axis)) || sizes.some((length) => typeof length === 'number' && length < 0)) {
       throw new ModalignError({
         code: 'GRAPH_SHAPE',
         field: 'Split',
         got: `pieces ${formatShape(sizes)}`,
-        expected: `a sum of ${dimAt(x.shape, axis)}`,
+        expected: `sizes of at least 0 with a sum of ${dimAt(x.shape, axis)}`,
       })
     }
     return sizes.map((length) => ({ dtype: x.dtype, shape: x.shape.map((dim, a) => (a === axis ? length : dim)) }))
@@ -48,5 +48,5 @@ const apply = defineOperator<{ readonly axis: number; readonly sizes: Shape }>({
 
 /** Consecutive pieces along an axis; the sizes (numbers or names) add up to the whole. */
 export function split(x: Tensor, sizes: readonly Dim[], axis: number): readonly Tensor[] {
-  return sizes.length === 1 ? [x] : apply([x], { axis: normaliseAxis(axis, x.shape.length, 'Split'), sizes })
+  return shapesEqual(sizes, [dimAt(x.shape, axis)]) ? [x] : apply([x], { axis: normaliseAxis(axis, x.shape.length, 'Split'), sizes })
 }

@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { div } from './div.ts'
@@ -6,7 +6,7 @@ import { mul } from './mul.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Sqrt',
-  shape: (inputs) => unaryShape(inputs, 'Sqrt'),
+  shape: (inputs) => floatingShape(inputs, 'Sqrt'),
   gradient: ({ outputs: [y], upstream: [g], needs }) => [needs[0] && g && y ? div(g, mul(y, 2)) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.sqrt(x)),
 })

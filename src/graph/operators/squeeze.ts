@@ -8,12 +8,12 @@ const apply = defineOperator<{ readonly axes: readonly number[] }>({
   name: 'Squeeze',
   shape(inputs, { axes }) {
     const x = required(inputs, 0, 'Squeeze')
-    if (axes.some((axis) => dimAt(x.shape, axis) !== 1)) {
+    if (new Set(axes).size < axes.length || axes.some((axis) => dimAt(x.shape, axis) !== 1)) {
       throw new ModalignError({
         code: 'GRAPH_AXIS',
         field: 'Squeeze',
         got: `axes [${axes.join(', ')}] of ${formatShape(x.shape)}`,
-        expected: 'axes of size 1',
+        expected: 'distinct axes of size 1',
       })
     }
     return [{ dtype: x.dtype, shape: x.shape.filter((_, axis) => !axes.includes(axis)) }]

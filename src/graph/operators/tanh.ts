@@ -1,4 +1,4 @@
-import { evaluateUnary, unaryShape } from '../elementwise.ts'
+import { evaluateUnary, floatingShape } from '../elementwise.ts'
 import { defineOperator, only } from '../operator.ts'
 import type { Tensor } from '../tensor.ts'
 import { mul } from './mul.ts'
@@ -6,7 +6,7 @@ import { sub } from './sub.ts'
 
 const apply = defineOperator<undefined>({
   name: 'Tanh',
-  shape: (inputs) => unaryShape(inputs, 'Tanh'),
+  shape: (inputs) => floatingShape(inputs, 'Tanh'),
   gradient: ({ outputs: [y], upstream: [g], needs }) => [needs[0] && g && y ? mul(g, sub(1, mul(y, y))) : undefined],
   evaluate: (inputs) => evaluateUnary(inputs, (x) => Math.tanh(x)),
 })

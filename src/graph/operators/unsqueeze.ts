@@ -1,3 +1,4 @@
+import { ModalignError } from '../../errors.ts'
 import type { Dim } from '../dim.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { normaliseAxis, type Tensor } from '../tensor.ts'
@@ -7,6 +8,8 @@ const apply = defineOperator<{ readonly axes: readonly number[] }>({
   name: 'Unsqueeze',
   shape(inputs, { axes }) {
     const x = required(inputs, 0, 'Unsqueeze')
+    if (new Set(axes).size < axes.length)
+      throw new ModalignError({ code: 'GRAPH_AXIS', field: 'Unsqueeze', got: `axes [${axes.join(', ')}]`, expected: 'distinct axes' })
     return [{ dtype: x.dtype, shape: inserted<Dim>(x.shape, axes) }]
   },
   gradient: ({ upstream: [g], needs, attributes: { axes } }) => [needs[0] && g ? squeeze(g, axes) : undefined],
