@@ -1,0 +1,62 @@
+/** Reading the text files of a Hugging Face model folder. */
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { ModalignError } from '../errors.ts'
+import { errnoOf, fileError } from '../io/file-error.ts'
+import type { JsonValue } from '../io/json.ts'
+import type { TokenizerFiles } from './tokenizer-file.ts'
+
+const mebibyte = 2 ** 20
+
+/** @throws ModalignError `TOKENIZER_MISSING`, `TOKENIZER_TOO_LARGE`, `TOKENIZER_INVALID_JSON` */
+export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
+  const file = join(folder, 'tokenizer.json')
+  // The largest published ones have some 35 MB.
+  const tokenizer = await readJson(file, 128 * mebibyte)
+  if (tokenizer === undefined) {
+    throw new ModalignError({
+      code: 'TOKENIZER_MISSING',
+      file,
+      got: 'nothing at this path',
+      expected: 'the tokenizer.json of a Hugging Face model folder',
+      hint: 'a folder that has only tokenizer.model or vocab.json must be converted with Transformers first (AutoTokenizer, save_pretrained)',
+    })
+  }
+  const [config, specialTokensMap, generationConfig] = await Promise.all(
+    ['tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json'].map((name) =>
+      readJson(join(folder, name), 16 * mebibyte),
+    ),
+  )
+  return { tokenizer, config, specialTokensMap, generationConfig, file }
+}
+
+/** The parsed file, or undefined where there is none. */
+export async function readJson(file: string, largest: number): Promise<JsonValue | undefined> {
+  const text = await readText(file, largest)
+  if (text === undefined) return undefined
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new ModalignError({
+      code: 'TOKENIZER_INVALID_JSON',
+      file,
+      got: error instanceof Error ? error.message : String(error),
+      expected: 'JSON',
+      cause: error,
+    })
+  }
+}
+
+/** The file as UTF-8 text without a byte order mark, or undefined where there is none. */
+export async function readText(file: string, largest: number): Promise<string | undefined> {
+  try {
+    await using handle = await open(file, 'r')
+    const { size } = await handle.stat()
+    if (size > largest) throw new ModalignError({ code: 'TOKENIZER_TOO_LARGE', file, got: `${size} bytes`, expected: `at most ${largest}` })
+    const text = await handle.readFile('utf8')
+    return text.startsWith('\ufeff') ? text.slice(1) : text
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw fileError(error, file, 'a file of a model folder')
+  }
+}
