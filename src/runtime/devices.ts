@@ -54,11 +54,13 @@ export function deviceHint(device: Device, platform: Platform): string {
   }
 }
 
+type MaybePromise<T> = T | Promise<T>
+
 export interface Attempts<T> {
   /** Why the device cannot work, where that is known without a try. */
-  obstacle(device: Device): string | undefined
+  obstacle(device: Device): MaybePromise<string | undefined>
   /** Why `auto` should not take the device although it may work; a request by name is not held back by it. */
-  reservation(device: Device): string | undefined
+  reservation(device: Device): MaybePromise<string | undefined>
   /** Tries for real. Rejects when the device or the model does not work. */
   attempt(device: Device): Promise<T>
   /** Whether the device works with a model known to be sound: tells a bad model from a bad device. */
@@ -79,7 +81,7 @@ export interface Negotiated<T> {
 export async function negotiate<T>(request: DeviceRequest, platform: Platform, attempts: Attempts<T>): Promise<Negotiated<T>> {
   if (request !== 'auto') {
     if (!devicesOf(platform).includes(request)) throw unavailable(request, platform, `not available on ${platformName(platform)}`)
-    const obstacle = attempts.obstacle(request)
+    const obstacle = await attempts.obstacle(request)
     if (obstacle !== undefined) throw unavailable(request, platform, obstacle)
     try {
       return { device: request, passedOver: [], value: await attempts.attempt(request) }
@@ -95,7 +97,7 @@ export async function negotiate<T>(request: DeviceRequest, platform: Platform, a
     passedOver.push({ device: 'cpu', reason: `onnxruntime-node has no binary for ${platformName(platform)}` })
   const last = order.includes('cpu') ? 'cpu' : 'wasm'
   for (const device of order) {
-    const reason = attempts.obstacle(device) ?? attempts.reservation(device)
+    const reason = (await attempts.obstacle(device)) ?? (await attempts.reservation(device))
     if (reason !== undefined) {
       if (device === last) throw unavailable(device, platform, reason)
       passedOver.push({ device, reason })

@@ -3,10 +3,11 @@ import { statSync } from 'node:fs'
 import { realpath } from 'node:fs/promises'
 import { ModalignError } from '../errors.ts'
 import { negotiate, ortSessionOptions } from './devices.ts'
-import { type HostedSession, hostSession } from './host.ts'
+import { type Backend, type HostedSession, hostSession } from './host.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import { ortBackend } from './ort-backend.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
+import { needsProcessLock, whileLocked } from './process-lock.ts'
 import { checkModelSource, type Device, type ModelSource, parseSessionOptions, type SessionOptions } from './session.ts'
 
 /**
@@ -31,13 +32,20 @@ export async function createLocalSession(model: ModelSource, options: SessionOpt
   return hostSession(value, { device, passedOver })
 }
 
-async function openNative(model: ModelSource, options: SessionOptions, device: Device) {
+async function openNative(model: ModelSource, options: SessionOptions, device: Device): Promise<Backend> {
   const ort = await loadNative()
-  const session = await ort.InferenceSession.create(unshared(model.bytes), {
+  const sessionOptions = {
     ...ortSessionOptions(device, options, thisPlatform, model.externalRoot),
     ...(model.externalData !== undefined && { externalData: model.externalData.map(({ path, data }) => ({ path, data: unshared(data) })) }),
-  })
-  return ortBackend(session, ort.Tensor)
+  }
+  const open = async () => ortBackend(await ort.InferenceSession.create(unshared(model.bytes), sessionOptions), ort.Tensor)
+  if (!needsProcessLock(device)) return open()
+  const backend = await whileLocked(open)
+  return {
+    ...backend,
+    run: (feeds, fetch) => whileLocked(() => backend.run(feeds, fetch)),
+    release: () => whileLocked(() => backend.release()),
+  }
 }
 
 /** ONNX Runtime does not read memory shared between threads. */

@@ -16,6 +16,7 @@ import { parentPort, type Transferable, Worker, type WorkerOptions } from 'node:
 import { type ErrorData, errorData, ModalignError, unreachable } from '../errors.ts'
 import { abortError } from './abort.ts'
 import { disposedError } from './host.ts'
+import { unlock } from './process-lock.ts'
 import { workerModule } from './typescript-worker.ts'
 
 /** What a handler knows about its call. */
@@ -165,6 +166,7 @@ export function connectWorker<H extends Handlers, E = never>(
   { onEvent, ...workerOptions }: ConnectOptions<E> = {},
 ): WorkerConnection<H> {
   const worker = new Worker(workerModule(entry), workerOptions)
+  const { threadId } = worker
   worker.unref()
   const pending = new Map<number, Pending>()
   const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
@@ -210,7 +212,10 @@ export function connectWorker<H extends Handlers, E = never>(
   })
   worker.on('error', (error: unknown) => died(error instanceof Error ? error.message : String(error)))
   worker.on('messageerror', (error) => died(`a message that cannot be read: ${error.message}`))
-  worker.on('exit', (code) => died(`exit code ${code}`))
+  worker.on('exit', (code) => {
+    unlock(threadId)
+    died(`exit code ${code}`)
+  })
 
   const call = <K extends keyof H & string>(
     method: K,

@@ -136,16 +136,18 @@ export function parseOptions<T>(schema: z.ZodType<T>, options: unknown): T {
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
   const path = issue?.code === 'unrecognized_keys' ? [...issue.path, ...issue.keys.slice(0, 1)] : (issue?.path ?? [])
+  const known = schema instanceof z.ZodObject ? Object.keys(schema.shape) : []
   throw new ModalignError({
     code: 'RUNTIME_OPTIONS',
     field: path.map((part) => `/${String(part).replaceAll('~', '~0').replaceAll('/', '~1')}`).join(''),
     got: issue?.message ?? 'invalid options',
-    expected: `options of a session: ${Object.keys(sessionOptionsSchema.shape).join(', ')}`,
+    expected: `options of a session: ${known.join(', ')}`,
   })
 }
 
 type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> }
 
-function withoutUndefined<T extends object>(value: T): Defined<T> {
+/** Without the properties that are undefined: what zod gives for optional ones, and what `exactOptionalPropertyTypes` does not take. */
+export function withoutUndefined<T extends object>(value: T): Defined<T> {
   return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Defined<T>
 }
