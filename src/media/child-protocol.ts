@@ -1,0 +1,67 @@
+/** What a decoding process and its owner say to each other. */
+import { z } from 'zod'
+import type { ErrorData } from '../errors.ts'
+import type { MediaSource } from '../model/contracts.ts'
+import type { DecodedImageFile, DecodeImageOptions } from './image.ts'
+import type { ImagePreprocessing } from './preprocess.ts'
+import type { ImageFormat } from './sniff.ts'
+
+/** The settings that cross: everything but functions and signals. */
+export type ChildDecodeOptions = Omit<DecodeImageOptions, 'signal' | 'beforeDecode'>
+
+export type ToChild =
+  | { readonly type: 'configure'; readonly formats: readonly ImageFormat[] }
+  | {
+      readonly type: 'decode'
+      readonly source: MediaSource
+      readonly options: ChildDecodeOptions
+      readonly preprocessing?: ImagePreprocessing | undefined
+    }
+  /** The pixels asked for may be decoded now. */
+  | { readonly type: 'admitted' }
+
+/** `original`: the size before {@link ImagePreprocessing}. */
+export interface ChildResult extends DecodedImageFile {
+  readonly original: { readonly width: number; readonly height: number }
+}
+
+export type FromChild =
+  | { readonly type: 'ready' }
+  /** The header is read; decoding waits for `admitted`. */
+  | { readonly type: 'asks'; readonly pixels: number }
+  | { readonly type: 'decoded'; readonly image: ChildResult }
+  | { readonly type: 'failed'; readonly error: ErrorData }
+
+const text = z.string()
+const size = z.int().min(1)
+/** A process that read hostile bytes is not believed: what it sends is checked like any input. */
+export const fromChildSchema: z.ZodType<FromChild> = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('ready') }),
+  z.object({ type: z.literal('asks'), pixels: z.number().positive() }),
+  z.object({
+    type: z.literal('decoded'),
+    image: z
+      .object({
+        width: size,
+        height: size,
+        data: z.instanceof(Uint8Array),
+        format: z.custom<ImageFormat>((value) => typeof value === 'string'),
+        notes: z.array(z.enum(['extension-mismatch', 'truncated', 'decoder-warning', 'first-frame'])),
+        original: z.object({ width: size, height: size }),
+      })
+      .refine(({ width, height, data }) => data.length === 3 * width * height, 'pixels and size disagree'),
+  }),
+  z.object({
+    type: z.literal('failed'),
+    error: z.object({
+      code: text,
+      file: text.optional(),
+      record: z.number().optional(),
+      line: z.number().optional(),
+      field: text.optional(),
+      got: text.optional(),
+      expected: text.optional(),
+      hint: text.optional(),
+    }),
+  }),
+])

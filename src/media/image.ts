@@ -1,0 +1,262 @@
+/** Pictures from files and bytes to 8-bit RGB. Every limit of size, shape and time is enforced here, before the decoder does work. */
+import path from 'node:path'
+import type { Sharp, SharpOptions } from 'sharp'
+import { ModalignError } from '../errors.ts'
+import type { DecodedImage, MediaSource } from '../model/contracts.ts'
+import { decodeBitmap } from './bitmap.ts'
+import type { Colour } from './crop.ts'
+import { readMediaFile } from './file.ts'
+import { checkDimensions, defaultImageLimits, type ImageLimits } from './image-limits.ts'
+import { endsEarly, type ImageFormat, imageFormats, type Sniffed, sniff, sniffedBytes } from './sniff.ts'
+
+/** What is decoded unless asked otherwise. SVG and PDF can name other files and draw without end; HEIC, JPEG XL and JPEG 2000 need what sharp's builds leave out. */
+export const defaultImageFormats: readonly ImageFormat[] = ['jpeg', 'png', 'webp', 'gif', 'tiff', 'avif', 'bmp']
+
+export interface DecodeImageOptions {
+  /** The folder that a path is relative to and may not leave. Without it the path is taken as a user's own, relative to the working directory. */
+  readonly root?: string | undefined
+  readonly formats?: readonly ImageFormat[] | undefined
+  readonly limits?: Partial<ImageLimits> | undefined
+  /**
+   * What transparency becomes: `flatten` (default) lays the picture on `background`; `drop` keeps the colours as stored, as Pillow's
+   * `convert('RGB')` does, so that what was invisible shows. Choose `drop` to repeat the pixels of a Python pipeline.
+   */
+  readonly alpha?: 'flatten' | 'drop' | undefined
+  /** Default white. */
+  readonly background?: Colour | undefined
+  /** Whether a file that ends early is refused (default) or decoded as far as it goes, the rest grey or black, with the note `truncated`. */
+  readonly truncated?: 'refuse' | 'accept' | undefined
+  /** The ffmpeg program, for BMP. See `findFfmpeg`. */
+  readonly ffmpeg?: string | undefined
+  readonly signal?: AbortSignal | undefined
+  /** Called with the number of pixels once the header has passed the limits; decoding waits for it, and the clock starts anew after it. For those who share memory among decodes. */
+  readonly beforeDecode?: ((pixels: number) => Promise<void>) | undefined
+}
+
+/** What is worth counting though the picture was accepted. */
+export type ImageNote =
+  /** The name says another format. */
+  | 'extension-mismatch'
+  /** The file ends early and that was accepted. */
+  | 'truncated'
+  /** The decoder complained (stray bytes, bad metadata) but had the whole picture. */
+  | 'decoder-warning'
+  /** The first of several frames or pages was taken. */
+  | 'first-frame'
+
+export interface DecodedImageFile extends DecodedImage {
+  readonly format: ImageFormat
+  readonly notes: readonly ImageNote[]
+}
+
+/**
+ * Decodes one picture to 8-bit RGB, pixel for pixel as Pillow does where the format leaves no choice: EXIF orientation applied once; 16-bit
+ * channels lose their low byte; grey, palettes and CMYK become RGB by Pillow's formulas; ICC profiles are ignored (encoders were trained that
+ * way); of an animation or a stack of pages the first is taken; alpha as {@link DecodeImageOptions.alpha} says. What the file is, its first
+ * bytes say, not its name. BMP goes through ffmpeg, because sharp cannot read it.
+ *
+ * @param source a path, or the file's bytes
+ * @throws {ModalignError} `IMAGE_EMPTY`, `IMAGE_NOT_IMAGE`, `IMAGE_FORMAT_BLOCKED`, `IMAGE_TOO_LARGE`, `IMAGE_DIMENSIONS`, `IMAGE_ASPECT`, `IMAGE_TRUNCATED`,
+ * `IMAGE_DECODE`, `IMAGE_TIMEOUT`; `FILE_...` and `PATH_...` as {@link readMediaFile}; `FFMPEG_...` for BMP. An `AbortError` where `signal` says so.
+ *
+ * @example
+ * const { width, height, data } = await decodeImage('cat.jpg') // data.length === 3 * width * height
+ */
+export async function decodeImage(source: MediaSource, options: DecodeImageOptions = {}): Promise<DecodedImageFile> {
+  const limits = { ...defaultImageLimits, ...options.limits }
+  const file = typeof source === 'string' ? source : undefined
+  const { signal } = options
+  signal?.throwIfAborted()
+  // The clock covers what libvips's own does not: reading from a slow disk, waiting for a thread.
+  let timer: NodeJS.Timeout | undefined
+  let startClock = (): void => {}
+  let abort = (): void => {}
+  const stopped = new Promise<never>((_, reject) => {
+    startClock = () => {
+      timer = setTimeout(() => reject(timeoutError(limits.timeoutMs)), limits.timeoutMs)
+    }
+    abort = () => reject(signal?.reason)
+  })
+  signal?.addEventListener('abort', abort, { once: true })
+  const beforeDecode = async (pixels: number): Promise<void> => {
+    clearTimeout(timer)
+    await options.beforeDecode?.(pixels)
+    startClock()
+  }
+  startClock()
+  try {
+    return await Promise.race([decodeWithin(source, limits, { ...options, beforeDecode }), stopped])
+  } catch (error) {
+    throw error instanceof ModalignError && file !== undefined ? new ModalignError({ ...error.details, file, cause: error.cause }) : error
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', abort)
+  }
+}
+
+function timeoutError(timeoutMs: number): ModalignError {
+  return new ModalignError({ code: 'IMAGE_TIMEOUT', got: `no picture after ${timeoutMs} ms`, expected: 'a picture that decodes in time' })
+}
+
+async function decodeWithin(source: MediaSource, limits: ImageLimits, options: DecodeImageOptions): Promise<DecodedImageFile> {
+  const bytes =
+    typeof source === 'string'
+      ? await readMediaFile(source, { maxBytes: limits.maxBytes, tooLargeCode: 'IMAGE_TOO_LARGE', root: options.root })
+      : source
+  if (bytes.length > limits.maxBytes) {
+    throw new ModalignError({ code: 'IMAGE_TOO_LARGE', got: `${bytes.length} bytes`, expected: `at most ${limits.maxBytes} bytes` })
+  }
+  const format = identify(bytes, options.formats ?? defaultImageFormats)
+  const named = typeof source === 'string' ? formatOfExtension(source) : undefined
+  const mismatch: readonly ImageNote[] = named !== undefined && named !== format ? ['extension-mismatch'] : []
+  const decoded =
+    format === 'bmp'
+      ? { ...(await decodeBitmap(bytes, limits, options)), notes: [] }
+      : await decodeWithSharp(bytes, format, limits, options)
+  return { ...decoded, format, notes: [...mismatch, ...decoded.notes] }
+}
+
+function identify(bytes: Uint8Array, allowed: readonly ImageFormat[]): ImageFormat {
+  if (bytes.length === 0) throw new ModalignError({ code: 'IMAGE_EMPTY', got: '0 bytes', expected: 'an image' })
+  const found = sniff(bytes.subarray(0, sniffedBytes))
+  if (found.type === 'image') {
+    if (allowed.includes(found.format)) return found.format
+    throw new ModalignError({
+      code: 'IMAGE_FORMAT_BLOCKED',
+      got: found.format,
+      expected: `one of ${allowed.join(', ')}`,
+      hint: 'convert it to PNG, or allow the format by name',
+    })
+  }
+  const start = Buffer.from(bytes.subarray(0, 16)).toString('hex').replace(/../g, '$& ').trim()
+  throw new ModalignError({ code: 'IMAGE_NOT_IMAGE', got: `${start}${looksLike(found)}`, expected: 'an image' })
+}
+
+function looksLike(found: Exclude<Sniffed, { type: 'image' }>): string {
+  if (found.type === 'container') return `, which looks like sound or video (${found.format})`
+  return found.type === 'other' ? `, which looks like ${found.looksLike}` : ''
+}
+
+const otherExtensions: Readonly<Record<string, ImageFormat>> = {
+  jpg: 'jpeg',
+  jpe: 'jpeg',
+  jfif: 'jpeg',
+  tif: 'tiff',
+  apng: 'png',
+  dib: 'bmp',
+}
+
+function formatOfExtension(file: string): ImageFormat | undefined {
+  const extension = path.extname(file).slice(1).toLowerCase()
+  return Object.hasOwn(otherExtensions, extension) ? otherExtensions[extension] : imageFormats.find((format) => format === extension)
+}
+
+type Decoded = DecodedImage & { readonly notes: readonly ImageNote[] }
+
+/** sharp's name of a format where it is not ours. */
+const sharpNames: Readonly<Partial<Record<ImageFormat, string>>> = { avif: 'heif', heic: 'heif' }
+
+async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: ImageLimits, options: DecodeImageOptions): Promise<Decoded> {
+  // Loaded at first use: programs that never see a picture need no native module.
+  const { default: sharp } = await import('sharp')
+  const failed = (error: unknown): ModalignError => decodeError(error, bytes, format, limits)
+
+  const header = await sharp(bytes, { limitInputPixels: false, failOn: 'none' })
+    .metadata()
+    .catch((error: unknown) => {
+      throw failed(error)
+    })
+  if (header.format !== (sharpNames[format] ?? format)) {
+    throw new ModalignError({
+      code: 'IMAGE_DECODE',
+      got: `${format} by its first bytes, ${header.format} to the decoder`,
+      expected: 'one format',
+    })
+  }
+  checkDimensions(header.width, header.height, limits)
+  await options.beforeDecode?.(header.width * header.height)
+
+  const cmyk = header.space === 'cmyk'
+  const decode = async (failOn: NonNullable<SharpOptions['failOn']>): Promise<DecodedImage> => {
+    const picture: Sharp = sharp(bytes, {
+      failOn,
+      limitInputPixels: limits.maxPixels,
+      sequentialRead: true,
+      pages: 1,
+      autoOrient: true,
+      ignoreIcc: true,
+    })
+    const inColours = cmyk ? picture.pipelineColourspace('cmyk').toColourspace('cmyk') : picture.toColourspace('srgb')
+    const { data, info } = await inColours
+      .timeout({ seconds: Math.min(3600, Math.ceil(limits.timeoutMs / 1000)) })
+      .raw({ depth: 'uchar' })
+      .toBuffer({ resolveWithObject: true })
+    const rgb = cmyk ? rgbOfCmyk(data, info.channels) : rgbOf(data, info.channels, options)
+    return { width: info.width, height: info.height, data: rgb }
+  }
+  const several: readonly ImageNote[] = (header.pages ?? 1) > 1 ? ['first-frame'] : []
+  return await decode('warning').then(
+    (image) => ({ ...image, notes: several }),
+    async (error: unknown) => {
+      const strict = failed(error)
+      if (strict.code === 'IMAGE_TIMEOUT') throw strict
+      if (strict.code === 'IMAGE_TRUNCATED') {
+        if (options.truncated !== 'accept') throw strict
+        const image = await decode('none').catch(() => Promise.reject(strict))
+        return { ...image, notes: [...several, 'truncated' as const] }
+      }
+      // Real collections are full of stray bytes and odd metadata around whole pictures; those are warnings, not errors.
+      const image = await decode('error').catch(() => Promise.reject(strict))
+      return { ...image, notes: [...several, 'decoder-warning' as const] }
+    },
+  )
+}
+
+function decodeError(error: unknown, bytes: Uint8Array, format: ImageFormat, limits: ImageLimits): ModalignError {
+  const words = error instanceof Error ? error.message : String(error)
+  if (/timeout/i.test(words)) return timeoutError(limits.timeoutMs)
+  if (endsEarly(bytes, format)) {
+    return new ModalignError({
+      code: 'IMAGE_TRUNCATED',
+      got: `a ${format} of ${bytes.length} bytes that ends early`,
+      expected: 'a whole file',
+      hint: "fetch it again, or accept cut files with truncated: 'accept'",
+      cause: error,
+    })
+  }
+  return new ModalignError({ code: 'IMAGE_DECODE', got: words.replaceAll('\n', '; '), expected: `a ${format} that decodes`, cause: error })
+}
+
+/** Grey, grey with alpha, RGB or RGBA to RGB. */
+function rgbOf(data: Uint8Array, channels: number, { alpha = 'flatten', background = [255, 255, 255] }: DecodeImageOptions): Uint8Array {
+  if (channels === 3) return new Uint8Array(data.buffer, data.byteOffset, data.length)
+  const pixels = data.length / channels
+  const rgb = new Uint8Array(pixels * 3)
+  const hasAlpha = channels === 2 || channels === 4
+  const step = channels < 3 ? 0 : 1
+  for (let pixel = 0; pixel < pixels; pixel++) {
+    const at = pixel * channels
+    const opacity = hasAlpha && alpha === 'flatten' ? (data[at + channels - 1] ?? 0) : 255
+    for (let channel = 0; channel < 3; channel++) {
+      const value = data[at + channel * step] ?? 0
+      rgb[pixel * 3 + channel] = opacity === 255 ? value : dividedBy255(value * opacity + (background[channel] ?? 0) * (255 - opacity))
+    }
+  }
+  return rgb
+}
+
+/** Pillow's CMYK to RGB: black first, then the inks take their share of what is left. */
+function rgbOfCmyk(data: Uint8Array, channels: number): Uint8Array {
+  const pixels = data.length / channels
+  const rgb = new Uint8Array(pixels * 3)
+  for (let pixel = 0; pixel < pixels; pixel++) {
+    const white = 255 - (data[pixel * channels + 3] ?? 0)
+    for (let ink = 0; ink < 3; ink++) rgb[pixel * 3 + ink] = Math.max(0, white - dividedBy255((data[pixel * channels + ink] ?? 0) * white))
+  }
+  return rgb
+}
+
+/** x / 255 rounded, for 0 <= x <= 255 * 255. */
+function dividedBy255(x: number): number {
+  return Math.floor((x + 127) / 255)
+}
