@@ -1,14 +1,14 @@
 /** A session in the calling thread, for our own workers: a run blocks that thread. Everyone else uses `createSession`. */
-import { statSync } from 'node:fs'
-import { realpath } from 'node:fs/promises'
-import { ModalignError } from '../errors.ts'
+import { availableParallelism } from 'node:os'
 import { negotiate, ortSessionOptions } from './devices.ts'
+import { readExternalData, realExternalRoot } from './external.ts'
 import { type Backend, type HostedSession, hostSession } from './host.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import { ortBackend } from './ort-backend.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
 import { needsProcessLock, whileLocked } from './process-lock.ts'
 import { checkModelSource, type Device, type ModelSource, parseSessionOptions, type SessionOptions } from './session.ts'
+import { openWebBackend } from './web-session.ts'
 
 /**
  * Loads a model into the calling thread, which every run then blocks (`session.run` of onnxruntime-node is synchronous).
@@ -26,7 +26,7 @@ export async function createLocalSession(model: ModelSource, options: SessionOpt
   const { device, passedOver, value } = await negotiate(checked.device ?? 'auto', thisPlatform, {
     obstacle: nativeObstacle,
     reservation: nativeReservation,
-    attempt: (candidate) => openNative(source, checked, candidate),
+    attempt: (candidate) => (candidate === 'wasm' ? openWasm(source, checked) : openNative(source, checked, candidate)),
     sound: isSound,
   })
   return hostSession(value, { device, passedOver })
@@ -48,6 +48,15 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
   }
 }
 
+/** On onnxruntime-web's build for Node. */
+async function openWasm(model: ModelSource, options: SessionOptions): Promise<Backend> {
+  const { externalRoot, externalData, bytes } = model
+  const data = externalData ?? (externalRoot === undefined ? undefined : await readExternalData(bytes, externalRoot))
+  const source: ModelSource = { bytes, ...(data !== undefined && { externalData: data }) }
+  const defaultThreads = Math.min(4, Math.ceil(availableParallelism() / 2))
+  return openWebBackend(await import('onnxruntime-web'), 'wasm', source, options, { platform: thisPlatform, defaultThreads })
+}
+
 /** ONNX Runtime does not read memory shared between threads. */
 function unshared(bytes: Uint8Array): Uint8Array {
   return bytes.buffer instanceof ArrayBuffer ? bytes : new Uint8Array(bytes)
@@ -65,16 +74,4 @@ async function isSound(device: Device): Promise<boolean> {
   } catch {
     return false
   }
-}
-
-/** The folder without symbolic links, which ONNX Runtime refuses on the way to external data. */
-async function realExternalRoot(folder: string): Promise<string> {
-  if (!(statSync(folder, { throwIfNoEntry: false })?.isDirectory() ?? false))
-    throw new ModalignError({
-      code: 'RUNTIME_EXTERNAL_ROOT',
-      file: folder,
-      got: 'no such folder',
-      expected: 'the folder of the model’s external weights',
-    })
-  return realpath(folder)
 }
