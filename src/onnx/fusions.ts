@@ -10,6 +10,7 @@ const microsoft = 'com.microsoft'
 const normalization = z.object({ epsilon: z.number() })
 const rotary = z.object({ interleaved: z.boolean() })
 const gate = z.object({ alpha: z.number() })
+const cached = z.object({ heads: z.number(), kvHeads: z.number(), scale: z.number() })
 
 export const fusions: Readonly<Record<string, FusionRule>> = {
   /** The weight is read transposed as it lies; no second copy. */
@@ -40,5 +41,24 @@ export const fusions: Readonly<Record<string, FusionRule>> = {
   QuickGelu(context, { inputs: [x] }, attributes) {
     const { alpha } = gate.parse(attributes)
     return context.node('QuickGelu', [context.value(x)], 1, { alpha: { float: alpha } }, microsoft)
+  },
+
+  /** The caches and the rows' own lengths are the operator's; it derives the positions itself. */
+  CachedAttention(context, { inputs: [query, key, value, pastKey, pastValue, , cos, sin, lastPlaces, totalLength] }, attributes) {
+    const { heads, kvHeads, scale } = cached.parse(attributes)
+    const operands = [query, key, value, pastKey, pastValue, lastPlaces, totalLength, cos, sin].map((tensor) => context.value(tensor))
+    return context.node(
+      'GroupQueryAttention',
+      operands,
+      3,
+      {
+        num_heads: { int: heads },
+        kv_num_heads: { int: kvHeads },
+        scale: { float: scale },
+        do_rotary: { int: 1 },
+        rotary_interleaved: { int: 0 },
+      },
+      microsoft,
+    )
   },
 }

@@ -27,7 +27,7 @@ export interface LoweredModel {
   readonly bytes: Uint8Array
   /** The folder to which the weights' locations are relative; absent where no weight lies in a file. */
   readonly externalRoot?: string
-  /** Weights that lie in memory and are too large to write into the model. */
+  /** Weights that lie in memory and are too large to write into the model; only where no weight lies in a file. */
   readonly externalData?: readonly { readonly path: string; readonly data: Uint8Array }[]
   readonly inputs: readonly string[]
   readonly outputs: readonly string[]
@@ -70,7 +70,7 @@ class Lowering implements FusionContext {
   readonly #nodes: NodeProto[] = []
   readonly #initializers: TensorProto[] = []
   readonly #externalFiles: { readonly tensor: Tensor; readonly name: string }[] = []
-  readonly #externalData: { readonly path: string; readonly data: Uint8Array }[] = []
+  readonly #memoryWeights: { readonly name: string; readonly value: TensorValue }[] = []
   readonly #inputs = new Map<string, Tensor>()
   readonly #outputs = new Map<string, Tensor>()
   readonly #names = new Map<Tensor, string>()
@@ -127,6 +127,17 @@ class Lowering implements FusionContext {
         makeExternalTensor(name, tensor.dtype, fixedShape(tensor), { location: external.locationOf(file), offset, length: byteLength }),
       )
     }
+    const externalData: { readonly path: string; readonly data: Uint8Array }[] = []
+    for (const { name, value } of this.#memoryWeights) {
+      const { data, dtype, dims } = value
+      // ONNX Runtime takes external data from files or from memory, not from both in one model: beside files, memory's weights are written into the model.
+      if (external !== undefined || data.byteLength <= largestInline) {
+        this.#initializers.push(makeTensor(name, value))
+        continue
+      }
+      this.#initializers.push(makeExternalTensor(name, dtype, dims, { location: name, offset: 0, length: data.byteLength }))
+      externalData.push({ path: name, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })
+    }
     const model = makeModel({
       graph: makeGraph({
         name: 'modalign',
@@ -145,7 +156,7 @@ class Lowering implements FusionContext {
       model,
       bytes: encodeModel(model),
       ...(external === undefined ? {} : { externalRoot: external.root }),
-      ...(this.#externalData.length === 0 ? {} : { externalData: this.#externalData }),
+      ...(externalData.length === 0 ? {} : { externalData }),
       inputs: [...this.#inputs.keys()],
       outputs,
     }
@@ -221,18 +232,8 @@ class Lowering implements FusionContext {
       const name = this.#inputs.has(node.name) ? `${node.name}.frozen` : node.name
       this.#names.set(tensor, name)
       if (node.source.kind === 'file') this.#externalFiles.push({ tensor, name })
-      else this.#memoryWeight(name, node.source.value)
+      else this.#memoryWeights.push({ name, value: node.source.value })
     }
-  }
-
-  #memoryWeight(name: string, value: TensorValue): void {
-    const { data, dtype, dims } = value
-    if (data.byteLength <= largestInline) {
-      this.#initializers.push(makeTensor(name, value))
-      return
-    }
-    this.#initializers.push(makeExternalTensor(name, dtype, dims, { location: name, offset: 0, length: data.byteLength }))
-    this.#externalData.push({ path: name, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })
   }
 
   #constant(value: TensorValue): string {
@@ -241,7 +242,7 @@ class Lowering implements FusionContext {
     const known = key === undefined ? undefined : this.#known.get(key)?.[0]
     if (known !== undefined) return known
     const name = `c${this.#serial++}`
-    this.#memoryWeight(name, value)
+    this.#memoryWeights.push({ name, value })
     if (key !== undefined) this.#known.set(key, [name])
     return name
   }

@@ -1,6 +1,6 @@
 /** Which records a step takes. Pure functions of (seed, epoch, position): a run resumes anywhere without replaying or storing an order. */
 import { ModalignError } from '../errors.ts'
-import { type Permutation, permutation } from './random.ts'
+import { type Permutation, permutation } from '../random.ts'
 
 export interface SamplerOptions {
   readonly seed: number

@@ -2,7 +2,7 @@
  * Random numbers without state. Every number is a pure function of (seed, stream, index), so nothing has to be saved to resume, nothing depends on the order
  * in which numbers are drawn, and two streams never share a number.
  */
-import { ModalignError } from '../errors.ts'
+import { ModalignError } from './errors.ts'
 
 /** `seed`: the run's, an integer in [0, 2^53). `stream`: what the numbers are for, for example `init/0.weight` or `order/3`. */
 export interface RandomKey {

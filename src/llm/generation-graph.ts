@@ -1,0 +1,77 @@
+/** The graph that generates: one call reads a prompt or adds one token to every row, over a cache of keys and values. */
+
+import { matmulTransposed } from '../graph/composites/linear.ts'
+import { size } from '../graph/dim.ts'
+import { gatherNd } from '../graph/operators/gather-nd.ts'
+import { scatterNd } from '../graph/operators/scatter-nd.ts'
+import { input } from '../graph/tensor.ts'
+import { type LoweredModel, lower } from '../onnx/lower.ts'
+import type { Decoder, LayerCache } from './decoder.ts'
+
+export const generationInputs = {
+  /** int64 [batch, tokens]; anything valid at media places. */
+  ids: 'ids',
+  /** int64 [batch, tokens]. */
+  positions: 'positions',
+  /** float32 [mediaTokens, hiddenSize]. */
+  media: 'media.embeddings',
+  /** int64 [mediaTokens, 2]: batch row and place among this call's tokens. */
+  mediaRows: 'media.rows',
+  /** int64 [batch, 2]: batch row and place of the token whose successor is asked for. */
+  outputRows: 'output.rows',
+  /** int32 [batch]: the last place of the cache in use after this call. */
+  lastPlaces: 'last_places',
+  /** int32, rank 0: past + tokens. */
+  totalLength: 'total_length',
+} as const
+
+/** Names of one layer's cache: inputs `past`, outputs `present`. */
+export function cacheNames(layer: number): { readonly past: LayerNames; readonly present: LayerNames } {
+  return {
+    past: { key: `past.${layer}.key`, value: `past.${layer}.value` },
+    present: { key: `present.${layer}.key`, value: `present.${layer}.value` },
+  }
+}
+interface LayerNames {
+  readonly key: string
+  readonly value: string
+}
+
+/** Output `logits` float32 [batch, vocabularySize] and the longer cache. `fused`: see `lower`. */
+export function generationGraph(decoder: Decoder, options: { readonly fused?: boolean } = {}): LoweredModel {
+  const [batch, tokens, past, mediaTokens] = [size('batch'), size('tokens'), size('past'), size('media_tokens')]
+  const ids = input(generationInputs.ids, 'int64', [batch, tokens])
+  const positions = input(generationInputs.positions, 'int64', [batch, tokens])
+  const media = input(generationInputs.media, 'float32', [mediaTokens, decoder.hiddenSize])
+  const mediaRows = input(generationInputs.mediaRows, 'int64', [mediaTokens, 2])
+  const outputRows = input(generationInputs.outputRows, 'int64', [batch, 2])
+  const lastPlaces = input(generationInputs.lastPlaces, 'int32', [batch])
+  const totalLength = input(generationInputs.totalLength, 'int32', [])
+  const cacheShape = [batch, decoder.kvHeads, past, decoder.headDim]
+  const layers: readonly LayerCache[] = Array.from({ length: decoder.layers }, (_, layer) => {
+    const names = cacheNames(layer).past
+    return { key: input(names.key, 'float32', cacheShape), value: input(names.value, 'float32', cacheShape) }
+  })
+  const embeds = scatterNd(decoder.embed(ids), mediaRows, media)
+  const { hidden, cache } = decoder.decode(embeds, { positions, cache: { layers, lastPlaces, totalLength } })
+  const logits = matmulTransposed(gatherNd(hidden, outputRows), decoder.head)
+  const present = cache.flatMap(({ key, value }, layer) => {
+    const names = cacheNames(layer).present
+    return [
+      [names.key, key],
+      [names.value, value],
+    ] as const
+  })
+  // Every input stays an input, whether a provider's fused attention reads it or not: callers feed one set of names.
+  const inputs = [
+    ids,
+    positions,
+    media,
+    mediaRows,
+    outputRows,
+    lastPlaces,
+    totalLength,
+    ...layers.flatMap(({ key, value }) => [key, value]),
+  ]
+  return lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
+}

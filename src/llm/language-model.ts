@@ -1,0 +1,186 @@
+/** A language model from a Hugging Face folder: decoder, tokenizer, chat template, and a session to generate with. */
+import { createHash } from 'node:crypto'
+import { basename, join, resolve } from 'node:path'
+import { z } from 'zod'
+import { ModalignError } from '../errors.ts'
+import { fileSource } from '../io/byte-source.ts'
+import { fingerprint } from '../io/fingerprint.ts'
+import { randomStream } from '../random.ts'
+import { createSession } from '../runtime/node.ts'
+import type { DeviceRequest, Session } from '../runtime/session.ts'
+import { type ChatTemplate, loadChatTemplate } from '../text/chat-template.ts'
+import { readJson } from '../text/model-folder.ts'
+import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts'
+import { openCheckpoint } from '../weights/checkpoint.ts'
+import { checkpointWeights } from './checkpoint-weights.ts'
+import type { Decoder } from './decoder.ts'
+import { buildDecoder } from './families/index.ts'
+import {
+  type GenerationEvent,
+  type GenerationOptions,
+  type GenerationRequest,
+  generateTokens,
+  generationOptionsSchema,
+} from './generation.ts'
+import { generationGraph } from './generation-graph.ts'
+
+export interface LanguageModelOptions {
+  /** Where generation runs. Default `auto`. */
+  readonly device?: DeviceRequest
+  /** Threads of one run on the CPU. */
+  readonly threads?: number
+}
+
+/** A request with the key that its random numbers hang on; default: its place in the batch. */
+export interface KeyedRequest extends GenerationRequest {
+  readonly key?: string
+}
+
+export interface LanguageModel extends AsyncDisposable {
+  /** The folder's name. */
+  readonly label: string
+  /** SHA-256 over config, tokenizer and the weights' fingerprints: two models with one identity answer alike. */
+  readonly identity: string
+  readonly decoder: Decoder
+  readonly tokenizer: Tokenizer
+  readonly template: ChatTemplate
+  /** Where generation runs; known once it has. */
+  readonly session: () => Promise<Session>
+  /**
+   * Tokens for every request, as they come. Requests run as one batch; two calls run one after another.
+   *
+   * @throws GENERATION_OPTIONS, GENERATION_TOO_LONG, GENERATION_MEDIA, or an AbortError between tokens.
+   */
+  generate(
+    requests: readonly KeyedRequest[],
+    options?: GenerationOptions & { readonly signal?: AbortSignal },
+  ): AsyncGenerator<GenerationEvent>
+  dispose(): Promise<void>
+}
+
+const largestConfigBytes = 1_048_576
+
+/** What generation_config.json may say about sampling; `do_sample: false` (the default) means greedy. */
+const generationDefaults = z.object({
+  do_sample: z.boolean().nullish(),
+  temperature: z.number().nullish(),
+  top_k: z.int().nullish(),
+  top_p: z.number().nullish(),
+  repetition_penalty: z.number().nullish(),
+})
+
+/**
+ * Loads a language model from a Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`. Weights are referred to where they lie.
+ *
+ * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, CHECKPOINT_*, WEIGHT_*, TOKENIZER_*, TEMPLATE_*
+ * @example
+ * await using llm = await loadLanguageModel('models/SmolLM2-135M-Instruct')
+ * llm.decoder.hiddenSize // 576
+ */
+export async function loadLanguageModel(folder: string, options: LanguageModelOptions = {}): Promise<LanguageModel> {
+  const configFile = join(folder, 'config.json')
+  const config = await readJson(configFile, largestConfigBytes)
+  if (config === undefined) {
+    throw new ModalignError({
+      code: 'LLM_CONFIG_MISSING',
+      file: configFile,
+      expected: 'a Hugging Face model folder with config.json',
+      hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json',
+    })
+  }
+  const [checkpoint, tokenizer, template] = await Promise.all([openCheckpoint(folder), loadTokenizer(folder), loadChatTemplate(folder)])
+  const decoder = buildDecoder(config, checkpointWeights(checkpoint), configFile)
+  if (tokenizer.vocabularySize > decoder.vocabularySize) {
+    throw new ModalignError({
+      code: 'LLM_VOCABULARY',
+      file: configFile,
+      field: '/vocab_size',
+      got: String(decoder.vocabularySize),
+      expected: `at least the tokenizer's ${tokenizer.vocabularySize}`,
+      hint: 'tokenizer and weights are of different models',
+    })
+  }
+  const hash = createHash('sha256').update(JSON.stringify(config)).update(tokenizer.identity)
+  for (const file of new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file)))
+    hash.update(await fingerprint(await fileSource(file)))
+  const defaults = samplingDefaults(await readJson(join(folder, 'generation_config.json'), largestConfigBytes))
+  return languageModel({ label: basename(resolve(folder)), identity: hash.digest('hex'), decoder, tokenizer, template, defaults, options })
+}
+
+interface Parts extends Pick<LanguageModel, 'label' | 'identity' | 'decoder' | 'tokenizer' | 'template'> {
+  readonly defaults: GenerationOptions
+  readonly options: LanguageModelOptions
+}
+
+function languageModel({ defaults, options, ...parts }: Parts): LanguageModel {
+  let opened: Promise<Session> | undefined
+  let turn: Promise<void> = Promise.resolve()
+
+  const session = (): Promise<Session> => {
+    opened ??= openGeneration(parts.decoder, options)
+    return opened
+  }
+
+  async function* generate(
+    requests: readonly KeyedRequest[],
+    { signal, ...given }: GenerationOptions & { readonly signal?: AbortSignal } = {},
+  ): AsyncGenerator<GenerationEvent> {
+    const checked = generationOptionsSchema.safeParse(given)
+    if (!checked.success) {
+      const [issue] = checked.error.issues
+      throw new ModalignError({ code: 'GENERATION_OPTIONS', field: `/${issue?.path.join('/') ?? ''}`, expected: issue?.message })
+    }
+    if (requests.length === 0) return
+    // One batch at a time: the cache beside the session belongs to the batch under way.
+    const before = turn
+    let done: () => void = () => {}
+    turn = new Promise((resolve) => {
+      done = resolve
+    })
+    await before
+    try {
+      const seed = checked.data.seed ?? 0
+      const streams = requests.map(({ key }, row) => randomStream({ seed, stream: `generate/${key ?? row}` }))
+      const draw = (row: number, index: number): number => streams[row]?.uniform(index) ?? 0
+      const stopTokenIds = checked.data.stopTokenIds ?? parts.tokenizer.eosIds
+      const model = { session: await session(), decoder: parts.decoder }
+      yield* generateTokens(model, requests, {
+        ...defaults,
+        ...checked.data,
+        stopTokenIds,
+        draw,
+        ...(signal === undefined ? {} : { signal }),
+      })
+    } finally {
+      done()
+    }
+  }
+
+  const dispose = async (): Promise<void> => {
+    if (opened === undefined) return
+    const closing = opened
+    opened = undefined
+    await (await closing).dispose()
+  }
+  return { ...parts, session, generate, dispose, [Symbol.asyncDispose]: dispose }
+}
+
+async function openGeneration(decoder: Decoder, { device, threads }: LanguageModelOptions): Promise<Session> {
+  const { bytes, externalRoot, externalData } = generationGraph(decoder)
+  return createSession(
+    { bytes, ...(externalRoot === undefined ? {} : { externalRoot }), ...(externalData === undefined ? {} : { externalData }) },
+    { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }), memoryPattern: false },
+  )
+}
+
+function samplingDefaults(json: unknown): GenerationOptions {
+  const parsed = generationDefaults.safeParse(json ?? {})
+  if (!parsed.success || parsed.data.do_sample !== true) return {}
+  const { temperature, top_k: topK, top_p: topP, repetition_penalty: repetitionPenalty } = parsed.data
+  return {
+    temperature: temperature ?? 1,
+    ...(topK == null ? {} : { topK }),
+    ...(topP == null ? {} : { topP }),
+    ...(repetitionPenalty == null ? {} : { repetitionPenalty }),
+  }
+}
