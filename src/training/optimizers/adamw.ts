@@ -13,7 +13,8 @@ export interface AdamWOptions {
 
 /**
  * AdamW (Loshchilov and Hutter 2019, algorithm 2) as `torch.optim.AdamW` computes it: the bias correction of the second moment is applied before epsilon is
- * added. Values are stored in float32 and computed in float64.
+ * added. Values are stored in float32 and computed in float64, with the constants rounded to float32 as PyTorch's kernels round them: over a hundred steps
+ * that rounding of beta2 alone would show in the sixth digit.
  *
  *     p <- p (1 - lr * decay)
  *     m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
@@ -40,7 +41,7 @@ export function adamw({
         gradient: sameLength(gradients, 'gradient', name, value),
         first: sameLength(state.slots.exp_avg, 'exp_avg', name, value),
         second: sameLength(state.slots.exp_avg_sq, 'exp_avg_sq', name, value),
-        keep: decays(name, value.dims) ? 1 - learningRate * weightDecay : 1,
+        keep: decays(name, value.dims) ? Math.fround(1 - learningRate * weightDecay) : 1,
       }))
       const stepSize = learningRate / (1 - beta1 ** step)
       const correction = 1 / Math.sqrt(1 - beta2 ** step)
@@ -63,12 +64,14 @@ interface Factors {
 
 function updateOne(parameter: Float32Array, gradient: Float32Array, first: Float32Array, second: Float32Array, factors: Factors): void {
   const { beta1, beta2, epsilon, keep, stepSize, correction } = factors
-  const fresh1 = 1 - beta1
-  const fresh2 = 1 - beta2
+  const fresh1 = Math.fround(1 - beta1)
+  const keep2 = Math.fround(beta2)
+  const fresh2 = Math.fround(1 - beta2)
   for (let i = 0; i < parameter.length; i++) {
     const g = gradient[i] ?? 0
-    const m = beta1 * (first[i] ?? 0) + fresh1 * g
-    const v = beta2 * (second[i] ?? 0) + fresh2 * g * g
+    const old = first[i] ?? 0
+    const m = old + fresh1 * (g - old)
+    const v = keep2 * (second[i] ?? 0) + fresh2 * g * g
     first[i] = m
     second[i] = v
     parameter[i] = (parameter[i] ?? 0) * keep - (stepSize * m) / (Math.sqrt(v) * correction + epsilon)
