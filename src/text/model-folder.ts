@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { ModalignError } from '../errors.ts'
 import { errnoOf, fileError } from '../io/file-error.ts'
 import type { JsonValue } from '../io/json.ts'
+import type { ChatTemplateFiles } from './chat-template.ts'
 import type { TokenizerFiles } from './tokenizer-file.ts'
 
 const mebibyte = 2 ** 20
@@ -59,4 +60,14 @@ export async function readText(file: string, largest: number): Promise<string | 
     if (errnoOf(error) === 'ENOENT') return undefined
     throw fileError(error, file, 'a file of a model folder')
   }
+}
+
+/** The files that can hold a chat template. */
+export async function readTemplateFiles(folder: string): Promise<ChatTemplateFiles> {
+  const [jinja, config, specialTokensMap] = await Promise.all([
+    readText(join(folder, 'chat_template.jinja'), mebibyte),
+    readJson(join(folder, 'tokenizer_config.json'), 16 * mebibyte),
+    readJson(join(folder, 'special_tokens_map.json'), 16 * mebibyte),
+  ])
+  return { jinja, config, specialTokensMap, file: join(folder, jinja === undefined ? 'tokenizer_config.json' : 'chat_template.jinja') }
 }

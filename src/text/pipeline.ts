@@ -29,7 +29,10 @@ function tokenContent(value: JsonValue | undefined): string | undefined {
 }
 
 /** name -> content, of `tokenizer_config.json` and, where that is silent, `special_tokens_map.json`. Additional tokens are named by their number. */
-export function declaredTokens({ config, specialTokensMap }: TokenizerFiles): ReadonlyMap<string, string> {
+export function declaredTokens({
+  config,
+  specialTokensMap,
+}: Pick<TokenizerFiles, 'config' | 'specialTokensMap'>): ReadonlyMap<string, string> {
   const declared = new Map<string, string>()
   for (const source of [specialTokensMap, config]) {
     if (!isObject(source)) continue
