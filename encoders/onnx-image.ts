@@ -1,0 +1,476 @@
+/** An image encoder from any ONNX file: given its preprocessing and the name of the tensor to take, out come features. */
+import { createHash } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { z } from 'zod'
+import { ModalignError } from '../src/errors.ts'
+import { fileSource } from '../src/io/byte-source.ts'
+import { fileError } from '../src/io/file-error.ts'
+import { fingerprint } from '../src/io/fingerprint.ts'
+import {
+  type ImagePreprocessing,
+  imagePreprocessingSchema,
+  parsePreprocessorConfig,
+  preprocessedSize,
+  preprocessImage,
+} from '../src/media/preprocess.ts'
+import type { DecodedImage, Encoder, Features, TokenGrid } from '../src/model/contracts.ts'
+import { type ValueDescription, valueDescription } from '../src/onnx/build.ts'
+import { encodeModel } from '../src/onnx/codec.ts'
+import { fromFloat16Bits, toFloat16Bits } from '../src/onnx/float16.ts'
+import { readOnnxFile } from '../src/onnx/load.ts'
+import type { ModelProto } from '../src/onnx/onnx_pb.ts'
+import { externalReferences, precheckModel } from '../src/onnx/precheck.ts'
+import { exposeTensors } from '../src/onnx/surgery.ts'
+import { createSession } from '../src/runtime/node.ts'
+import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
+import type { NamedTensors, TensorValue } from '../src/tensors.ts'
+
+export type FeatureLayout =
+  /** `[images, channels, rows, columns]`: each place of the map is a token. */
+  | 'nchw-map'
+  /** `[images, tokens, channels]`. */
+  | 'tokens'
+
+export interface OnnxImageOptions {
+  /** A path, or the file's bytes (then without external data). */
+  readonly model: string | Uint8Array
+  /** The tensor to take, an output or any value inside the graph; or how to find it. `modalign inspect FILE` lists the names. */
+  readonly output: string | ((model: ModelProto) => string)
+  /** How pictures are prepared; a path names a Hugging Face `preprocessor_config.json`. */
+  readonly preprocessing: ImagePreprocessing | string
+  /** Default: by the rank of the tensor, 4 or 3. */
+  readonly layout?: FeatureLayout | undefined
+  /** Tokens before the picture's own (class token, registers): declared here, dropped from the features. Default 0. */
+  readonly prefixTokens?: number | undefined
+  /** How a sequence of tokens lies on the picture. Default: rows and columns in the proportion of the input, or one row where none fits. */
+  readonly grid?: { readonly rows: number; readonly columns: number } | undefined
+  /** Default `auto`. */
+  readonly device?: DeviceRequest | undefined
+  readonly threads?: number | undefined
+  /** Pictures in one run at most. Default 16, or 1 where the file fixes the batch at 1. */
+  readonly batch?: number | undefined
+  /** Default: the file's name, or `onnx`. */
+  readonly label?: string | undefined
+}
+
+/** An {@link Encoder} whose preprocessing is plain data, so that decoding processes can do it. */
+export interface OnnxImageEncoder extends Encoder<'image'> {
+  readonly preprocessing: ImagePreprocessing
+  /** The device that runs it. */
+  readonly device: Session['device']
+}
+
+const settingsSchema = z.object({
+  prefixTokens: z.int().min(0).default(0),
+  batch: z.int().min(1).max(4096).optional(),
+  layout: z.enum(['nchw-map', 'tokens']).optional(),
+  grid: z.strictObject({ rows: z.int().min(1), columns: z.int().min(1) }).optional(),
+})
+
+/**
+ * Opens an encoder. The graph is cut at the named tensor, so that nothing behind it is computed, and run once: what comes out settles the
+ * number and width of the tokens, and a model that gives NaN is refused here rather than in the middle of a training run.
+ *
+ * @throws {ModalignError} `ENCODER_CONTRACT` (not one float input `[images, 3, height, width]`; lists what the file has), `ENCODER_PREPROCESSING`
+ * (pictures of another size than the file takes), `ENCODER_OUTPUT_RANK`, `ENCODER_OUTPUT_SIZE`, `ENCODER_NOT_FINITE`, `ENCODER_OPTIONS`;
+ * `ONNX_...` for a file that is none or has no such tensor, `PREPROCESSING_...`, `RUNTIME_...`.
+ *
+ * @example
+ * const encoder = await onnxImage({ model: 'dinov2/model.onnx', output: 'last_hidden_state', prefixTokens: 1, preprocessing: 'dinov2/preprocessor_config.json' })
+ * const { tokens, width } = await encoder.encode([await encoder.preprocess(await decodeImage('cat.jpg'))])
+ */
+export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEncoder> {
+  const settings = parseSettings(options)
+  const file = typeof options.model === 'string' ? options.model : undefined
+  const preprocessing = await readPreprocessing(options.preprocessing)
+  const opened = await openModel(options.model)
+  const output = typeof options.output === 'string' ? options.output : options.output(opened.model)
+  const cut = exposeTensors(opened.model, [output])
+  const contract = checkContract(cut, opened.model, preprocessing, file)
+  const session = await createSession(
+    { bytes: encodeModel(cut), ...(opened.externalFolder !== undefined && { externalRoot: opened.externalFolder }) },
+    { device: options.device ?? 'auto', ...(options.threads !== undefined && { threads: options.threads }) },
+  )
+  try {
+    const batch = contract.fixedBatch ? 1 : (settings.batch ?? 16)
+    const runner: Runner = {
+      session,
+      output,
+      input: contract.input,
+      batch,
+      layout: settings.layout,
+      prefixTokens: settings.prefixTokens,
+      file,
+    }
+    const preprocess = async (image: DecodedImage): Promise<NamedTensors> => ({
+      [contract.input.name]: asInput(preprocessImage(image, preprocessing), contract.input),
+    })
+    const trial = await runBatch(runner, [await preprocess(gradient(contract.size))])
+    const place = trial.data.findIndex((value) => !Number.isFinite(value))
+    if (place >= 0) {
+      throw new ModalignError({
+        code: 'ENCODER_NOT_FINITE',
+        file,
+        field: output,
+        got: `${trial.data[place]} at element ${place} of the features of a plain picture`,
+        expected: 'finite features',
+        hint: 'the file may be damaged, or overflow in half precision: try another device or a float32 file',
+      })
+    }
+    const grid = gridOf(trial, contract.size, settings.grid, file)
+    const { dispose } = session
+    return {
+      modality: 'image',
+      fingerprint: digest({
+        kind: 'onnx-image 1',
+        model: opened.hash,
+        output,
+        layout: trial.layout,
+        prefixTokens: settings.prefixTokens,
+        grid,
+        preprocessing,
+      }),
+      label: options.label ?? (file === undefined ? 'onnx' : path.basename(file)),
+      width: trial.width,
+      preprocessing,
+      device: session.device,
+      grid: () => grid,
+      preprocess,
+      encode: (inputs, { signal } = {}) => encode(runner, trial, inputs, signal),
+      dispose,
+    }
+  } catch (error) {
+    await session.dispose()
+    throw error
+  }
+}
+
+function parseSettings(options: OnnxImageOptions): z.infer<typeof settingsSchema> {
+  const parsed = settingsSchema.safeParse(options)
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]
+  throw new ModalignError({
+    code: 'ENCODER_OPTIONS',
+    field: `/${(issue?.path ?? []).join('/')}`,
+    got: issue?.message,
+    expected: 'options of onnxImage',
+  })
+}
+
+async function readPreprocessing(given: ImagePreprocessing | string): Promise<ImagePreprocessing> {
+  if (typeof given !== 'string') {
+    const parsed = imagePreprocessingSchema.safeParse(given)
+    if (parsed.success) return parsed.data
+    const issue = parsed.error.issues[0]
+    throw new ModalignError({
+      code: 'PREPROCESSING_INVALID',
+      field: `/${(issue?.path ?? []).join('/')}`,
+      got: issue?.message,
+      expected: 'an ImagePreprocessing',
+    })
+  }
+  const text = await readFile(given, 'utf8').catch((error: unknown) => {
+    throw fileError(error, given, 'a preprocessor_config.json')
+  })
+  let json: unknown
+  try {
+    json = JSON.parse(text)
+  } catch (cause) {
+    throw new ModalignError({
+      code: 'PREPROCESSING_INVALID',
+      file: given,
+      got: cause instanceof Error ? cause.message : String(cause),
+      expected: 'JSON',
+      cause,
+    })
+  }
+  return parsePreprocessorConfig(json, given)
+}
+
+interface OpenedModel {
+  readonly model: ModelProto
+  readonly externalFolder?: string
+  /** Of the file and of its external data. */
+  readonly hash: string
+}
+
+async function openModel(source: string | Uint8Array): Promise<OpenedModel> {
+  if (typeof source !== 'string') {
+    return { model: precheckModel(source, { externalSizes: new Map() }), hash: createHash('sha256').update(source).digest('hex') }
+  }
+  const { model, bytes, externalFolder } = await readOnnxFile(source)
+  const locations = [...new Set(externalReferences(model, source).map(({ reference }) => reference.location))].sort()
+  const whole = createHash('sha256').update(bytes)
+  for (const location of locations) whole.update(await fingerprint(await fileSource(path.join(externalFolder, location))))
+  return { model, externalFolder, hash: whole.digest('hex') }
+}
+
+/** SHA-256 over JSON with sorted keys: equal settings give equal fingerprints, however they were written. */
+function digest(value: unknown): string {
+  const sorted = JSON.stringify(value, (_, inner: unknown) =>
+    typeof inner === 'object' && inner !== null && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : inner,
+  )
+  return createHash('sha256').update(sorted).digest('hex')
+}
+
+interface Contract {
+  readonly input: TensorDescription
+  readonly size: { readonly height: number; readonly width: number }
+  /** The file was exported for one picture at a time. */
+  readonly fixedBatch: boolean
+}
+
+/** Checks what the cut graph takes. Done on the file, before a session reads gigabytes. */
+function checkContract(cut: ModelProto, whole: ModelProto, preprocessing: ImagePreprocessing, file: string | undefined): Contract {
+  const all = `inputs: ${inputsOf(whole).map(shown).join('; ')}. outputs: ${(whole.graph?.output ?? []).map((info) => shown(valueDescription(info))).join('; ')}`
+  const refuse = (got: string): ModalignError =>
+    new ModalignError({ code: 'ENCODER_CONTRACT', file, got, expected: 'one float input [images, 3, height, width]', hint: all })
+  const inputs = inputsOf(cut)
+  const [found] = inputs
+  if (found === undefined || inputs.length > 1) throw refuse(`${inputs.length} inputs`)
+  const { name, dtype, dims } = found
+  if (dtype === undefined || dims === undefined) throw refuse(shown(found))
+  const input: TensorDescription = { name, dtype, dims }
+  const [images, channels, height, width] = input.dims
+  const floating = input.dtype === 'float32' || input.dtype === 'float16'
+  if (!floating || input.dims.length !== 4 || (typeof channels === 'number' && channels !== 3)) throw refuse(shown(input))
+  if (typeof images === 'number' && images !== 1) throw refuse(`${shown(input)}, a batch fixed at ${images}`)
+
+  const size = preprocessedSize(preprocessing)
+  if (size === undefined) {
+    throw new ModalignError({
+      code: 'ENCODER_PREPROCESSING',
+      file,
+      got: 'preprocessing that leaves the size to the picture',
+      expected: 'one size for all pictures',
+      hint: 'resize to a height and a width, or crop',
+    })
+  }
+  if ((typeof height === 'number' && height !== size.height) || (typeof width === 'number' && width !== size.width)) {
+    throw new ModalignError({
+      code: 'ENCODER_PREPROCESSING',
+      file,
+      got: `pictures of ${size.height} x ${size.width} (height x width)`,
+      expected: `${height} x ${width}, as the input ${shown(input)} says`,
+    })
+  }
+  return { input, size, fixedBatch: images === 1 }
+}
+
+/** The graph's inputs; old files list their weights among them. */
+function inputsOf({ graph }: ModelProto): readonly ValueDescription[] {
+  const weights = new Set((graph?.initializer ?? []).map(({ name }) => name))
+  return (graph?.input ?? []).filter(({ name }) => !weights.has(name)).map(valueDescription)
+}
+
+function shown({ name, dtype, dims }: ValueDescription): string {
+  return `${name} ${dtype ?? '?'}[${dims?.map((size) => (size === '' ? '?' : size)).join(', ') ?? '...'}]`
+}
+
+interface Runner {
+  readonly session: Session
+  readonly input: TensorDescription
+  readonly output: string
+  readonly batch: number
+  readonly layout: FeatureLayout | undefined
+  readonly prefixTokens: number
+  readonly file: string | undefined
+}
+
+type LaidOut = Features & {
+  readonly layout: FeatureLayout
+  /** Rows and columns, where the tensor says them. */
+  readonly map?: { readonly rows: number; readonly columns: number }
+}
+
+async function runBatch(runner: Runner, inputs: readonly NamedTensors[], signal?: AbortSignal): Promise<LaidOut> {
+  const { session, input, output, file } = runner
+  const values = inputs.map((named) => named[input.name])
+  const result = await session.run({ [input.name]: stacked(values, input) }, { fetch: [output], ...(signal !== undefined && { signal }) })
+  const features = result[output]
+  if (features === undefined)
+    throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: 'no such output', expected: 'features' })
+  if (features.dims[0] !== inputs.length) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      file,
+      field: output,
+      got: `[${features.dims.join(', ')}] for ${inputs.length} pictures`,
+      expected: 'the pictures first',
+      hint: 'give batch: 1 if the file was exported for one picture at a time',
+    })
+  }
+  return laidOut(features, runner)
+}
+
+/** One tensor `[images, 3, height, width]` of several `[1, 3, height, width]`. */
+function stacked(values: readonly (TensorValue | undefined)[], input: TensorDescription): TensorValue {
+  const [first] = values
+  const alike = (value: TensorValue | undefined): value is TensorValue =>
+    value !== undefined &&
+    value.dtype === input.dtype &&
+    value.dims.length === 4 &&
+    value.dims.every((size, axis) => size === (axis === 0 ? 1 : first?.dims[axis]))
+  if (first === undefined || !values.every(alike)) {
+    throw new ModalignError({
+      code: 'ENCODER_INPUT',
+      field: input.name,
+      got: values.map((value) => (value === undefined ? 'nothing' : `${value.dtype}[${value.dims.join(', ')}]`)).join(', '),
+      expected: `${shown(input)} for one picture each, as preprocess gives them`,
+    })
+  }
+  if (values.length === 1) return first
+  const length = first.data.length
+  const dims = [values.length, ...first.dims.slice(1)]
+  if (input.dtype === 'float16') {
+    const data = new Uint16Array(values.length * length)
+    for (const [index, value] of values.entries()) if (value.dtype === 'float16') data.set(value.data, index * length)
+    return { dtype: 'float16', dims, data }
+  }
+  const data = new Float32Array(values.length * length)
+  for (const [index, value] of values.entries()) if (value.dtype === 'float32') data.set(value.data, index * length)
+  return { dtype: 'float32', dims, data }
+}
+
+function asInput(pixels: TensorValue, input: TensorDescription): TensorValue {
+  if (input.dtype !== 'float16' || pixels.dtype !== 'float32') return pixels
+  return { dtype: 'float16', dims: pixels.dims, data: Uint16Array.from(pixels.data, toFloat16Bits) }
+}
+
+/** The tensor as features, prefix tokens dropped. */
+function laidOut(tensor: TensorValue, { output, file, layout: asked, prefixTokens }: Runner): LaidOut {
+  const layout = asked ?? (tensor.dims.length === 4 ? 'nchw-map' : 'tokens')
+  const rank = layout === 'nchw-map' ? 4 : 3
+  const dims = `[${tensor.dims.join(', ')}]`
+  if (tensor.dims.length !== rank) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_RANK',
+      file,
+      field: output,
+      got: dims,
+      expected:
+        asked === undefined ? '[images, channels, rows, columns] or [images, tokens, channels]' : `rank ${rank} for the layout ${asked}`,
+      hint: 'take a tensor before the pooling',
+    })
+  }
+  const values = floats(tensor, output, file)
+  const [count = 0, second = 0, third = 0, fourth = 0] = tensor.dims
+  if (layout === 'nchw-map') {
+    if (prefixTokens > 0)
+      throw new ModalignError({
+        code: 'ENCODER_OPTIONS',
+        field: '/prefixTokens',
+        got: `${prefixTokens}`,
+        expected: '0: a map has no prefix',
+      })
+    return {
+      count,
+      tokens: third * fourth,
+      width: second,
+      data: channelsLast(values, count, second, third * fourth),
+      layout,
+      map: { rows: third, columns: fourth },
+    }
+  }
+  const tokens = second - prefixTokens
+  if (tokens < 1 || third < 1) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      file,
+      field: output,
+      got: `${dims} with ${prefixTokens} prefix tokens`,
+      expected: 'at least one token',
+    })
+  }
+  if (prefixTokens === 0) return { count, tokens, width: third, data: values, layout }
+  const data = new Float32Array(count * tokens * third)
+  for (let image = 0; image < count; image++) {
+    data.set(values.subarray((image * second + prefixTokens) * third, (image + 1) * second * third), image * tokens * third)
+  }
+  return { count, tokens, width: third, data, layout }
+}
+
+function floats(tensor: TensorValue, output: string, file: string | undefined): Float32Array {
+  if (tensor.dtype === 'float32') return tensor.data
+  if (tensor.dtype === 'float16') return Float32Array.from(tensor.data, fromFloat16Bits)
+  throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: tensor.dtype, expected: 'features in float32 or float16' })
+}
+
+/** `[count, channels, places]` to `[count, places, channels]`. */
+function channelsLast(values: Float32Array, count: number, channels: number, places: number): Float32Array {
+  const result = new Float32Array(values.length)
+  for (let image = 0; image < count; image++) {
+    const start = image * channels * places
+    for (let channel = 0; channel < channels; channel++) {
+      for (let place = 0; place < places; place++)
+        result[start + place * channels + channel] = values[start + channel * places + place] ?? 0
+    }
+  }
+  return result
+}
+
+async function encode(
+  runner: Runner,
+  { tokens, width }: LaidOut,
+  inputs: readonly NamedTensors[],
+  signal: AbortSignal | undefined,
+): Promise<Features> {
+  const size = tokens * width
+  const data = new Float32Array(inputs.length * size)
+  for (let start = 0; start < inputs.length; start += runner.batch) {
+    const features = await runBatch(runner, inputs.slice(start, start + runner.batch), signal)
+    if (features.tokens !== tokens || features.width !== width) {
+      throw new ModalignError({
+        code: 'ENCODER_OUTPUT_SIZE',
+        file: runner.file,
+        field: runner.output,
+        got: `${features.tokens} tokens of width ${features.width}`,
+        expected: `${tokens} of width ${width}, as at first`,
+      })
+    }
+    data.set(features.data, start * size)
+  }
+  return { count: inputs.length, tokens, width, data }
+}
+
+function gridOf(
+  { tokens, map }: LaidOut,
+  size: { readonly height: number; readonly width: number },
+  asked: { readonly rows: number; readonly columns: number } | undefined,
+  file: string | undefined,
+): TokenGrid {
+  const { rows, columns } = asked ?? map ?? proportionalGrid(tokens, size)
+  if (rows * columns !== tokens) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      file,
+      field: '/grid',
+      got: `${rows} x ${columns}`,
+      expected: `rows and columns for ${tokens} tokens`,
+    })
+  }
+  return { segments: [{ frames: 1, rows, columns }] }
+}
+
+/** Square patches give as many rows to columns as height to width; anything else (a resampler's queries) lies in one row. */
+function proportionalGrid(
+  tokens: number,
+  { height, width }: { readonly height: number; readonly width: number },
+): { readonly rows: number; readonly columns: number } {
+  const rows = Math.round(Math.sqrt((tokens * height) / width))
+  const fits = rows > 0 && tokens % rows === 0 && rows * width === (tokens / rows) * height
+  return fits ? { rows, columns: tokens / rows } : { rows: 1, columns: tokens }
+}
+
+/** A picture that is neither black nor flat, for the first run. */
+function gradient({ height, width }: { readonly height: number; readonly width: number }): DecodedImage {
+  const data = Uint8Array.from({ length: height * width * 3 }, (_, at) => {
+    const pixel = Math.floor(at / 3)
+    const along = [pixel % width, Math.floor(pixel / width), pixel][at % 3] ?? 0
+    return (along * 7) & 255
+  })
+  return { width, height, data }
+}
