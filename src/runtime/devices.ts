@@ -37,20 +37,20 @@ export function deviceHint(device: Device, platform: Platform): string {
   if (!devicesOf(platform).includes(device)) return `on ${name} there are: ${devicesOf(platform).join(', ')}`
   switch (device) {
     case 'cuda':
-      return 'install the NVIDIA driver, CUDA 12 and cuDNN 9, then run `npm run setup:cuda` (in a project that depends on modalign: ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node); `npx modalign doctor` says what is missing'
+      return 'install the NVIDIA driver, CUDA 12 and cuDNN 9, then run `npm run setup:cuda` (in a project that depends on modalign: ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js)'
     case 'directml':
-      return 'DirectML needs a DirectX 12 GPU and its driver; `npx modalign doctor` tries every device'
+      return 'DirectML needs a DirectX 12 GPU and its driver'
     case 'coreml':
-      return 'Core ML needs macOS 12 or newer; `npx modalign doctor` tries every device'
+      return 'Core ML needs macOS 12 or newer'
     case 'webgpu':
       return platform.os === 'linux'
-        ? 'install the Vulkan loader (libvulkan1) and the Vulkan driver of your GPU; `npx modalign doctor` tries every device'
+        ? 'install the Vulkan loader (libvulkan1) and the Vulkan driver of your GPU'
         : platform.os === 'browser'
           ? 'use a browser with WebGPU, over https or localhost'
-          : 'update the GPU driver; `npx modalign doctor` tries every device'
+          : 'update the GPU driver'
     case 'cpu':
     case 'wasm':
-      return 'reinstall modalign with its dependencies; `npx modalign doctor` tries every device'
+      return 'reinstall modalign with its dependencies'
   }
 }
 
@@ -124,7 +124,10 @@ function unavailable(device: Device, platform: Platform, reason: string, cause?:
     field: '/device',
     got: `${device}: ${reason}`,
     expected: 'a working device',
-    hint: deviceHint(device, platform),
+    hint:
+      platform.os === 'browser'
+        ? deviceHint(device, platform)
+        : `${deviceHint(device, platform)}; \`npx modalign doctor\` tries every device`,
     cause,
   })
 }

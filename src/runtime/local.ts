@@ -1,7 +1,7 @@
 /** A session in the calling thread, for our own workers: a run blocks that thread. Everyone else uses `createSession`. */
 import { availableParallelism } from 'node:os'
 import { negotiate, ortSessionOptions } from './devices.ts'
-import { readExternalData, realExternalRoot } from './external.ts'
+import { realExternalRoot } from './external.ts'
 import { type Backend, type HostedSession, hostSession } from './host.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import { ortBackend } from './ort-backend.ts'
@@ -51,8 +51,9 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
 /** On onnxruntime-web's build for Node. */
 async function openWasm(model: ModelSource, options: SessionOptions): Promise<Backend> {
   const { externalRoot, externalData, bytes } = model
-  const data = externalData ?? (externalRoot === undefined ? undefined : await readExternalData(bytes, externalRoot))
-  const source: ModelSource = { bytes, ...(data !== undefined && { externalData: data }) }
+  // Imported here because it brings the ONNX codec, which every other session does without.
+  const data = externalData ?? (externalRoot && (await (await import('./external-data.ts')).readExternalData(bytes, externalRoot)))
+  const source: ModelSource = { bytes, ...(data && { externalData: data }) }
   const defaultThreads = Math.min(4, Math.ceil(availableParallelism() / 2))
   return openWebBackend(await import('onnxruntime-web'), 'wasm', source, options, { platform: thisPlatform, defaultThreads })
 }

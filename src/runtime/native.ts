@@ -3,15 +3,14 @@ import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import type { Platform } from './devices.ts'
-import type { OrtModule } from './ort-backend.ts'
 import type { Device } from './session.ts'
 
 export const thisPlatform: Platform = { os: process.platform, arch: process.arch }
 
-let loading: Promise<OrtModule> | undefined
+let loading: Promise<typeof import('onnxruntime-node')> | undefined
 
 /** Imported only when needed: the package throws on platforms for which it has no binary. */
-export function loadNative(): Promise<OrtModule> {
+export function loadNative(): Promise<typeof import('onnxruntime-node')> {
   loading ??= import('onnxruntime-node').then((ort) => {
     // Before the first session: what the environment itself says is not for our users' terminals below an error.
     ort.env.logLevel = 'error'

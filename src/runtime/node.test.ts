@@ -2,50 +2,59 @@ import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import type { Worker } from 'node:worker_threads'
-import { describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { createSession } from './node.ts'
+import type { Session } from './probe.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
 
 const fixture = (name: string) => readFile(new URL(`../../test/fixtures/runtime/${name}.onnx`, import.meta.url))
+const modelBytes = probeModel()
 const numbers = (value: TensorValue | undefined) => Array.from(value?.data ?? [], Number)
 
 /** Eight n x n products in a row: at n = 1024 about 17 GFLOP, long against a timer. */
 const heavy = (n: number) => ({ x: float32Tensor(new Float32Array(n * n).fill(1e-3), [n, n]) })
 
 describe('createSession', () => {
+  /** One session of the probe and one of the products for the tests that do not end theirs. */
+  let probe: Session
+  let products: Session
+  beforeAll(async () => {
+    probe = await createSession({ bytes: modelBytes }, { device: 'cpu' })
+    products = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
+  })
+  afterAll(async () => {
+    await probe.dispose()
+    await products.dispose()
+  })
+
   test('computes in a worker; the caller keeps model and feeds, and gets buffers of its own', async () => {
-    const bytes = probeModel()
-    await using session = await createSession({ bytes }, { device: 'cpu' })
-    expect(bytes.length).toBeGreaterThan(0)
-    expect(session.inputs).toEqual([{ name: 'x', dtype: 'float32', dims: ['batch', 3] }])
-    const outputs = await session.run(probeFeeds)
+    expect(modelBytes).toEqual(probeModel())
+    expect(probe.inputs).toEqual([{ name: 'x', dtype: 'float32', dims: ['batch', 3] }])
+    const outputs = await probe.run(probeFeeds)
     expect(probeError(outputs)).toBeLessThan(1e-6)
     expect(probeFeeds.x?.data.length).toBe(6)
-    expect(probeError(await session.run(probeFeeds))).toBeLessThan(1e-6)
+    expect(probeError(await probe.run(probeFeeds))).toBeLessThan(1e-6)
   })
 
   test('a feed that is a view into a large or shared buffer arrives as the view', async () => {
-    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
     const values = [1, 0.5, -2, 0, 3, 0.25]
     for (const buffer of [new ArrayBuffer(1 << 20), new SharedArrayBuffer(1 << 20)]) {
       const view = new Float32Array(buffer, 4096, 6)
       view.set(values)
-      expect(probeError(await session.run({ x: float32Tensor(view, [2, 3]) }))).toBeLessThan(1e-6)
+      expect(probeError(await probe.run({ x: float32Tensor(view, [2, 3]) }))).toBeLessThan(1e-6)
     }
   })
 
   test('feeds are taken when run is called: changing them afterwards changes nothing', async () => {
-    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
     const data = Float32Array.of(1, 0.5, -2, 0, 3, 0.25)
-    const running = session.run({ x: float32Tensor(data, [2, 3]) })
+    const running = probe.run({ x: float32Tensor(data, [2, 3]) })
     data.fill(0)
     expect(probeError(await running)).toBeLessThan(1e-6)
   })
 
   test('a run leaves the caller’s thread free', async () => {
-    await using session = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
-    await session.run(heavy(16))
+    await products.run(heavy(16))
     const gaps: number[] = []
     let last = performance.now()
     const timer = setInterval(() => {
@@ -54,7 +63,7 @@ describe('createSession', () => {
     }, 5)
     const feeds = heavy(1024)
     const start = performance.now()
-    await session.run(feeds)
+    await products.run(feeds)
     const elapsed = performance.now() - start
     clearInterval(timer)
     expect(elapsed).toBeGreaterThan(60)
@@ -73,14 +82,13 @@ describe('createSession', () => {
   })
 
   test('abort rejects at once; the run under way ends unseen, its carried outputs are dropped, a queued run never begins', async () => {
-    await using session = await createSession({ bytes: await fixture('products') }, { device: 'cpu', threads: 1 })
-    await session.run(heavy(16))
+    await products.run(heavy(16))
     const controller = new AbortController()
     const carry = { p8: 'x' }
-    await session.setCarried({ x: float32Tensor(Float32Array.of(2), [1, 1]) })
+    await products.setCarried({ x: float32Tensor(Float32Array.of(2), [1, 1]) })
     const aborted = [
-      session.run(heavy(1024), { signal: controller.signal, carry }),
-      session.run(heavy(1024), { signal: controller.signal, carry }),
+      products.run(heavy(1024), { signal: controller.signal, carry }),
+      products.run(heavy(1024), { signal: controller.signal, carry }),
     ]
     const start = performance.now()
     setTimeout(() => controller.abort(), 20)
@@ -88,8 +96,9 @@ describe('createSession', () => {
       expect(result).toMatchObject({ status: 'rejected', reason: { name: 'AbortError' } })
     const rejectedAfter = performance.now() - start
     // 2^9: the carried 2, not the values of the aborted runs.
-    expect(numbers((await session.run({})).p8)).toEqual([512])
+    expect(numbers((await products.run({})).p8)).toEqual([512])
     const nextAfter = performance.now() - start
+    await products.setCarried({})
     expect(rejectedAfter).toBeLessThan(nextAfter)
   })
 
@@ -118,15 +127,14 @@ describe('createSession', () => {
   })
 
   test('feeds that do not fit are refused before they are copied', async () => {
-    await using session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
     const cases = [
       [{ y: probeFeeds.x }, 'RUNTIME_FEED_UNKNOWN'],
       [{}, 'RUNTIME_FEED_MISSING'],
       [{ x: { dtype: 'float64', dims: [1, 3], data: new Float64Array(3) } }, 'RUNTIME_FEED_DTYPE'],
       [{ x: float32Tensor(new Float32Array(4), [1, 4]) }, 'RUNTIME_FEED_SHAPE'],
     ] as const
-    for (const [feeds, code] of cases) await expect(session.run(feeds as never)).rejects.toMatchObject({ code })
-    expect(probeError(await session.run(probeFeeds))).toBeLessThan(1e-6)
+    for (const [feeds, code] of cases) await expect(probe.run(feeds as never)).rejects.toMatchObject({ code })
+    expect(probeError(await probe.run(probeFeeds))).toBeLessThan(1e-6)
   })
 
   test('errors of the worker arrive as data', async () => {

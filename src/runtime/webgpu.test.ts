@@ -32,6 +32,14 @@ describe.skipIf(!useSoftwareVulkan('the WebGPU provider of onnxruntime-node'))('
     expect(numbers((await first.run(feeds)).present)).toEqual([1, 1, 2, 3, 2, 3])
   })
 
+  test('sessions of several threads that are made and run at the same time do not bring the process down', async () => {
+    const sessions = await Promise.all([1, 2, 3].map(() => createSession({ bytes: probeModel() }, { device: 'webgpu' })))
+    for (let round = 0; round < 5; round++)
+      for (const outputs of await Promise.all(sessions.map((session) => session.run(probeFeeds))))
+        expect(probeError(outputs)).toBeLessThan(1e-6)
+    await Promise.all(sessions.map((session) => session.dispose()))
+  })
+
   test('auto leaves a software adapter alone and says so', async () => {
     await using session = await createSession({ bytes: probeModel() })
     expect(session.device).toBe('cpu')
