@@ -39,6 +39,8 @@ export interface KeyedRequest extends GenerationRequest {
 export interface LanguageModel extends AsyncDisposable {
   /** The folder's name. */
   readonly label: string
+  /** Where it was loaded from: an absolute path. */
+  readonly folder: string
   /** SHA-256 over config, tokenizer and the weights' fingerprints: two models with one identity answer alike. */
   readonly identity: string
   readonly decoder: Decoder
@@ -104,10 +106,19 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
   for (const file of new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file)))
     hash.update(await fingerprint(await fileSource(file)))
   const defaults = samplingDefaults(await readJson(join(folder, 'generation_config.json'), largestConfigBytes))
-  return languageModel({ label: basename(resolve(folder)), identity: hash.digest('hex'), decoder, tokenizer, template, defaults, options })
+  return languageModel({
+    label: basename(resolve(folder)),
+    folder: resolve(folder),
+    identity: hash.digest('hex'),
+    decoder,
+    tokenizer,
+    template,
+    defaults,
+    options,
+  })
 }
 
-interface Parts extends Pick<LanguageModel, 'label' | 'identity' | 'decoder' | 'tokenizer' | 'template'> {
+interface Parts extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'tokenizer' | 'template'> {
   readonly defaults: GenerationOptions
   readonly options: LanguageModelOptions
 }

@@ -2,7 +2,10 @@
 import type { z } from 'zod'
 import type { ParameterScope } from '../graph/parameters.ts'
 import type { Tensor } from '../graph/tensor.ts'
+import type { JsonObject } from '../io/json.ts'
 import type { NamedTensors } from '../tensors.ts'
+
+export type { JsonObject, JsonValue } from '../io/json.ts'
 
 export type Modality = 'image' | 'audio' | 'video'
 
@@ -47,6 +50,13 @@ export interface MediaSize {
   readonly seconds?: number
 }
 
+export interface EncoderRecipe {
+  readonly family: string
+  /** Absolute path of the model file; absent: the one that the family brings along. */
+  readonly model?: string
+  readonly options: JsonObject
+}
+
 /** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */
 export interface Encoder<M extends Modality = Modality> {
   readonly modality: M
@@ -54,6 +64,8 @@ export interface Encoder<M extends Modality = Modality> {
   readonly fingerprint: string
   /** How a person recognises it: a family and a file. */
   readonly label: string
+  /** How to make it again: a catalogue's name and options as plain data; paths in it are absolute. Absent where it was made from bytes or by hand. */
+  readonly recipe?: EncoderRecipe
   /** Channels of one feature. */
   readonly width: number
   /** Prefix tokens (CLS, registers) are declared by the encoder and dropped before the features leave it. */
@@ -117,10 +129,6 @@ export interface Turn {
   /** 0: not supervised. Absent: assistant turns are supervised, others are not. */
   readonly weight?: number
 }
-export type JsonValue = string | number | boolean | null | readonly JsonValue[] | JsonObject
-export interface JsonObject {
-  readonly [key: string]: JsonValue
-}
 /** Where a sample came from, so that every error can name it. `fields`: what the format did not use, kept as it was. */
 export interface Origin {
   readonly file: string
@@ -140,6 +148,8 @@ export interface Sample {
 }
 export interface DatasetSource {
   readonly name: string
+  /** The folder that media paths are relative to and may not leave. Absent: sources are bytes. */
+  readonly root?: string
   readonly length?: number
   /** Yields samples in file order. Bad records throw, or are reported through `onBad` and left out. */
   samples(options?: SampleOptions): AsyncIterable<Sample>

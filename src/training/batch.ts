@@ -1,0 +1,121 @@
+/** Collation: labelled samples and their features become the inputs of one step. */
+import { ModalignError } from '../errors.ts'
+import type { Modality } from '../model/contracts.ts'
+import { int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
+import type { LabelledIds } from '../text/label-spans.ts'
+import { stepInputs } from './step-graph.ts'
+
+/** The features of one medium, float32 [tokens, width]. */
+export interface MediumFeatures {
+  readonly modality: Modality
+  readonly data: Float32Array
+}
+export interface BatchItem extends LabelledIds {
+  /** One for each medium of `ids`, in order. */
+  readonly features: readonly MediumFeatures[]
+}
+
+/** What one modality's inputs look like; needed for batches without any such medium too. */
+export interface MediaShape {
+  readonly modality: Modality
+  /** Features of one medium. */
+  readonly tokens: number
+  readonly width: number
+  /** Places that one medium takes among the token ids. */
+  readonly tokensOut: number
+}
+
+export interface Batch {
+  readonly feeds: NamedTensors
+  /** Sum of the targets' weights: what the loss's sum is divided by. */
+  readonly weight: number
+  /** Tokens of all samples, without padding. */
+  readonly tokens: number
+  readonly targets: number
+}
+
+export interface CollateOptions {
+  readonly media: readonly MediaShape[]
+  readonly headChunks: number
+  /** Lengths are padded to a multiple of this, so that few different shapes occur. Default 16. */
+  readonly lengthMultiple?: number
+}
+
+/**
+ * Right padding: causal attention hides it from every real token, and no padding is a target.
+ *
+ * @example
+ * const { feeds, weight } = collate([{ ...labelSpans(sample, options), features: [] }], { media: [], headChunks: 4 })
+ */
+export function collate(items: readonly BatchItem[], { media, headChunks, lengthMultiple = 16 }: CollateOptions): Batch {
+  if (items.length === 0) throw new ModalignError({ code: 'BATCH_EMPTY', got: 'no samples', expected: 'at least one' })
+  const tokens = roundUp(Math.max(...items.map(({ ids }) => ids.length)), lengthMultiple)
+  const ids = new BigInt64Array(items.length * tokens)
+  const rows: number[] = []
+  const labels: number[] = []
+  const weights: number[] = []
+  for (const [row, item] of items.entries()) {
+    for (const [place, id] of item.ids.entries()) {
+      if (id >= 0) ids[row * tokens + place] = BigInt(id)
+      const weight = item.weights[place] ?? 0
+      if (weight === 0) continue
+      // The state at one place predicts the token at the next.
+      rows.push(row, place - 1)
+      labels.push(id)
+      weights.push(weight)
+    }
+  }
+  const perChunk = roundUp(Math.ceil(labels.length / headChunks), 4)
+  const fill = perChunk * headChunks - labels.length
+  const padded = (values: readonly number[], count: number): readonly number[] => [...values, ...new Array<number>(count).fill(0)]
+  return {
+    feeds: {
+      [stepInputs.ids]: int64Tensor(ids, [items.length, tokens]),
+      [stepInputs.positions]: int64Tensor(
+        BigInt64Array.from({ length: ids.length }, (_, index) => BigInt(index % tokens)),
+        [items.length, tokens],
+      ),
+      [stepInputs.supervisedRows]: int64Tensor(padded(rows, 2 * fill), [headChunks, perChunk, 2]),
+      [stepInputs.labels]: int64Tensor(padded(labels, fill), [headChunks, perChunk]),
+      [stepInputs.rowWeights]: { dtype: 'float32', dims: [headChunks, perChunk], data: Float32Array.from(padded(weights, fill)) },
+      ...Object.fromEntries(media.flatMap((shape) => mediaFeeds(items, shape))),
+    },
+    weight: weights.reduce((sum, weight) => sum + weight, 0),
+    tokens: items.reduce((sum, item) => sum + item.ids.length, 0),
+    targets: labels.length,
+  }
+}
+
+function mediaFeeds(
+  items: readonly BatchItem[],
+  { modality, tokens, width, tokensOut }: MediaShape,
+): readonly (readonly [string, TensorValue])[] {
+  const rows: number[] = []
+  const features: Float32Array[] = []
+  for (const [row, item] of items.entries()) {
+    for (const [index, { part, start, length }] of item.media.entries()) {
+      if (part.type !== modality) continue
+      const data = item.features[index]?.data
+      if (length !== tokensOut || data?.length !== tokens * width) {
+        throw new ModalignError({
+          code: 'BATCH_FEATURES',
+          field: modality,
+          got: `${data?.length ?? 0} numbers for ${length} places`,
+          expected: `${tokens * width} for ${tokensOut}`,
+        })
+      }
+      features.push(data)
+      for (let place = start; place < start + length; place++) rows.push(row, place)
+    }
+  }
+  const joined = new Float32Array(features.length * tokens * width)
+  for (const [index, data] of features.entries()) joined.set(data, index * tokens * width)
+  return [
+    [`${modality}.features`, { dtype: 'float32', dims: [features.length, tokens, width], data: joined }],
+    [`${modality}.rows`, int64Tensor(rows, [features.length, tokensOut, 2])],
+  ]
+}
+
+function roundUp(value: number, multiple: number): number {
+  return Math.ceil(value / multiple) * multiple
+}
