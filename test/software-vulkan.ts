@@ -1,5 +1,6 @@
 /** For tests of the WebGPU provider on machines without a GPU: a software Vulkan driver that Dawn accepts. */
 import { existsSync, readdirSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** Where Chromium's packages put the manifest of SwiftShader. Mesa's llvmpipe is no substitute: Dawn refuses it. */
@@ -48,5 +49,7 @@ export function useSoftwareVulkan(what: string): boolean {
     return false
   }
   process.env.VK_DRIVER_FILES = vulkan.manifest
+  // The driver's window system complains on stderr where a session has none; nothing is written there.
+  process.env.XDG_RUNTIME_DIR ??= tmpdir()
   return true
 }

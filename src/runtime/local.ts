@@ -4,6 +4,7 @@ import { negotiate, ortSessionOptions } from './devices.ts'
 import { realExternalRoot } from './external.ts'
 import { type Backend, type HostedSession, hostSession } from './host.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
+import { nativeCall } from './native-call.ts'
 import { ortBackend } from './ort-backend.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
 import { needsProcessLock, whileLocked } from './process-lock.ts'
@@ -38,13 +39,13 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
     ...ortSessionOptions(device, options, thisPlatform, model.externalRoot),
     ...(model.externalData !== undefined && { externalData: model.externalData.map(({ path, data }) => ({ path, data: unshared(data) })) }),
   }
-  const open = async () => ortBackend(await ort.InferenceSession.create(unshared(model.bytes), sessionOptions), ort.Tensor)
-  if (!needsProcessLock(device)) return open()
-  const backend = await whileLocked(open)
+  const call = <T>(work: () => Promise<T>): Promise<T> =>
+    needsProcessLock(device) ? whileLocked(() => nativeCall(work)) : nativeCall(work)
+  const backend = await call(async () => ortBackend(await ort.InferenceSession.create(unshared(model.bytes), sessionOptions), ort.Tensor))
   return {
     ...backend,
-    run: (feeds, fetch) => whileLocked(() => backend.run(feeds, fetch)),
-    release: () => whileLocked(() => backend.release()),
+    run: (feeds, fetch) => call(() => backend.run(feeds, fetch)),
+    release: () => call(() => backend.release()),
   }
 }
 

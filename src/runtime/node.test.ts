@@ -1,12 +1,11 @@
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import { promisify } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { createSession } from './node.ts'
-import type { Session } from './probe.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
+import type { Session } from './session.ts'
 
 const fixture = (name: string) => readFile(new URL(`../../test/fixtures/runtime/${name}.onnx`, import.meta.url))
 const modelBytes = probeModel()
@@ -118,9 +117,11 @@ describe('createSession', () => {
     process.on('worker', notice)
     const session = await createSession({ bytes: await fixture('products') }, { device: 'cpu' })
     process.off('worker', notice)
-    const pending = session.run(heavy(512))
+    // Stopped before the call reaches it: stopped inside a native run, it would take the process with it.
+    const death = workers.at(-1)?.terminate()
+    const pending = session.run(heavy(16))
     pending.catch(() => undefined)
-    await workers.at(-1)?.terminate()
+    await death
     await expect(pending).rejects.toMatchObject({ code: 'RUNTIME_WORKER_DIED' })
     await expect(session.run(heavy(16))).rejects.toMatchObject({ code: 'RUNTIME_WORKER_DIED' })
     await session.dispose()
@@ -150,16 +151,35 @@ describe('createSession', () => {
     await expect(createSession({} as never)).rejects.toMatchObject({ code: 'RUNTIME_MODEL_INVALID' })
   })
 
-  test('an idle session does not keep the process alive, a pending run does', async () => {
-    const program = `
+  const runProgram = (program: string) => {
+    const imports = `
+      import { readFileSync } from 'node:fs'
       import { createSession } from ${JSON.stringify(new URL('./node.ts', import.meta.url).href)}
       import { probeFeeds, probeModel } from ${JSON.stringify(new URL('./probe.ts', import.meta.url).href)}
-      const session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
-      session.run(probeFeeds).then(() => console.log('the pending run ended'))
-    `
-    const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program], {
-      timeout: 30_000,
+      const products = readFileSync(new URL(${JSON.stringify(new URL('../../test/fixtures/runtime/products.onnx', import.meta.url).href)}))`
+    return new Promise((resolve) => {
+      execFile(
+        process.execPath,
+        ['--import', 'tsx', '--input-type=module', '-e', imports + program],
+        { timeout: 50_000 },
+        (error, stdout, stderr) => resolve({ code: error === null ? 0 : (error.code ?? error.signal), stdout, stderr }),
+      )
     })
-    expect({ stdout, stderr }).toEqual({ stdout: 'the pending run ended\n', stderr: '' })
+  }
+
+  test('an idle session does not keep the process alive, a pending run does', async () => {
+    const program = `
+      const session = await createSession({ bytes: probeModel() }, { device: 'cpu' })
+      session.run(probeFeeds).then(() => console.log('the pending run ended'))`
+    expect(await runProgram(program)).toEqual({ code: 0, stdout: 'the pending run ended\n', stderr: '' })
+  })
+
+  test('process.exit during a native run gives the code that was asked for', async () => {
+    const program = `
+      const session = await createSession({ bytes: products }, { device: 'cpu' })
+      const feeds = { x: { dtype: 'float32', dims: [1024, 1024], data: new Float32Array(1024 * 1024) } }
+      for (let i = 0; i < 3; i++) session.run(feeds)
+      setTimeout(() => process.exit(3), 30)`
+    expect(await runProgram(program)).toEqual({ code: 3, stdout: '', stderr: '' })
   })
 })

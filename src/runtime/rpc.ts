@@ -16,6 +16,8 @@ import { parentPort, type Transferable, Worker, type WorkerOptions } from 'node:
 import { type ErrorData, errorData, ModalignError, unreachable } from '../errors.ts'
 import { abortError } from './abort.ts'
 import { disposedError } from './host.ts'
+// Before any worker starts: its thread must find the process's shared memory.
+import './native-call.ts'
 import { unlock } from './process-lock.ts'
 import { workerModule } from './typescript-worker.ts'
 
