@@ -53,16 +53,32 @@ export async function createFileAtomic(path: string, content: FileContent, { fs 
 
 /** Removes what interrupted writes of `path` left behind. Only for the one process that may write it: call it under a lock. Returns how many there were. */
 export async function removeTemporaries(path: string, { fs = nodeFs }: { readonly fs?: FsOps } = {}): Promise<number> {
-  const folder = dirname(path)
   const prefix = temporaryPrefix(path)
+  return removeMatching(
+    fs,
+    dirname(path),
+    (name) => name.startsWith(prefix) && temporaryEnding.test(name.slice(prefix.length - '.tmp-'.length)),
+  )
+}
+
+/** As {@link removeTemporaries}, for all files of a folder whose names end in `suffix` (at most 40 characters). */
+export async function removeTemporariesIn(folder: string, suffix: string, { fs = nodeFs }: { readonly fs?: FsOps } = {}): Promise<number> {
+  return removeMatching(
+    fs,
+    folder,
+    (name) => name.startsWith('.') && temporaryEnding.test(name) && name.replace(temporaryEnding, '').endsWith(suffix),
+  )
+}
+
+const temporaryEnding = /\.tmp-\d+-[0-9a-f]{12}$/
+
+async function removeMatching(fs: FsOps, folder: string, matches: (name: string) => boolean): Promise<number> {
   try {
-    const left = (await fs.readdir(folder)).filter(
-      (name) => name.startsWith(prefix) && /^\d+-[0-9a-f]{12}$/.test(name.slice(prefix.length)),
-    )
+    const left = (await fs.readdir(folder)).filter(matches)
     for (const name of left) await fs.unlink(join(folder, name))
     return left.length
   } catch (error) {
-    throw fileError(error, path)
+    throw fileError(error, folder)
   }
 }
 
@@ -102,11 +118,11 @@ function chunksOf(content: FileContent): Iterable<Uint8Array> | AsyncIterable<Ui
   return content instanceof Uint8Array ? [content] : content
 }
 
-/** A hidden name in the same folder, unique to this call. Only the start of a long name is used: names have at most 255 bytes. */
+/** A hidden name in the same folder, unique to this call. Only the end of a long name is used: names have at most 255 bytes. */
 function temporaryName(path: string): string {
   return join(dirname(path), `${temporaryPrefix(path)}${process.pid}-${randomBytes(6).toString('hex')}`)
 }
 
 function temporaryPrefix(path: string): string {
-  return `.${basename(path).slice(0, 60)}.tmp-`
+  return `.${[...basename(path)].slice(-40).join('')}.tmp-`
 }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
-import { dirname } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import { createFileAtomic } from './atomic.ts'
@@ -49,8 +49,11 @@ export async function acquireLock(path: string, { fs = nodeFs }: { readonly fs?:
   for (let round = 0; round < 8; round++) {
     try {
       await createFileAtomic(path, `${JSON.stringify(mine)}\n`, { fs })
+      await removeAbandoned(path, fs)
       return heldLock(path, mine.token, fs)
     } catch (error) {
+      // Another process has taken our mark, not yet in place, for an abandoned one.
+      if (error instanceof ModalignError && error.code === 'FILE_MISSING' && round < 7) continue
       if (!(error instanceof ModalignError) || error.code !== 'FILE_EXISTS') {
         // The mark may stand although making it durable failed: it must not outlive this failure.
         if (error instanceof ModalignError) await heldLock(path, mine.token, fs).release()
@@ -128,6 +131,20 @@ async function takeAway(path: string, staleToken: string, fs: FsOps): Promise<vo
     if (taken !== undefined && taken.token !== staleToken) await fs.link(aside, path)
     await fs.unlink(aside)
     await fs.syncDir(dirname(path))
+  } catch (error) {
+    throw fileError(error, path)
+  }
+}
+
+/** What processes that died while they took the lock have left beside it. Their process ids are part of the names. */
+async function removeAbandoned(path: string, fs: FsOps): Promise<void> {
+  const folder = dirname(path)
+  const name = basename(path)
+  try {
+    for (const entry of await fs.readdir(folder)) {
+      const pid = entry.includes(name) ? /\.(?:tmp|stale)-(\d+)-[0-9a-f-]+$/.exec(entry)?.[1] : undefined
+      if (pid !== undefined && !running(Number(pid))) await fs.unlink(join(folder, entry))
+    }
   } catch (error) {
     throw fileError(error, path)
   }
