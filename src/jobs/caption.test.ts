@@ -413,10 +413,8 @@ describe('a disk that fails or stops', () => {
           await buryHolder(join(folder, 'out.lock'))
         }
         const summary = await job(ids, { output })
-        expect(summary).toMatchObject({ status: 'finished', captioned: 8, bad: 2 })
-        const now = await contents(folder)
-        for (const name of Object.keys(now)) if (/\.(tmp|stale)-\d+-/.test(name) && name.includes('.lock')) delete now[name]
-        expect(now, `crash at operation ${n}`).toEqual(undisturbed)
+        expect(summary).toMatchObject({ status: 'finished', captioned: 5, bad: 1 })
+        expect(await contents(folder), `crash at operation ${n}`).toEqual(undisturbed)
       }
       expect(count).toBeGreaterThan(20)
     },
