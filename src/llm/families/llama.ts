@@ -31,6 +31,10 @@ export const llamaConfig = z.object({
   max_position_embeddings: z.int().positive().default(2048),
   rms_norm_eps: z.number().positive().default(1e-6),
   rope_theta: z.number().positive().default(10_000),
+  /** Where Transformers 5 writes the angles' base. */
+  rope_parameters: z
+    .object({ rope_theta: z.number().positive().optional(), rope_type: z.literal('default').default('default') })
+    .optional(),
   rope_scaling: z.null().optional(),
   hidden_act: z.literal('silu').default('silu'),
   tie_word_embeddings: z.boolean().default(false),
@@ -49,7 +53,7 @@ export function llama(config: LlamaConfig, weight: WeightLookup): Decoder {
   const kvHeads = config.num_key_value_heads ?? heads
   const headDim = config.head_dim ?? width / heads
   const scale = 1 / Math.sqrt(headDim)
-  const rotary = rotaryTables(config.max_position_embeddings, headDim, config.rope_theta)
+  const rotary = rotaryTables(config.max_position_embeddings, headDim, config.rope_parameters?.rope_theta ?? config.rope_theta)
   const embeddings = weight('model.embed_tokens.weight', [vocabulary, width])
 
   const normalise = (x: Tensor, name: string): Tensor =>

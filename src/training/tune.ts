@@ -1,0 +1,299 @@
+/** Tuning a projector on instruction data, the encoder and the language model frozen. */
+import { createHash } from 'node:crypto'
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { ModalignError } from '../errors.ts'
+import { nodeFs } from '../io/fs-ops.ts'
+import { acquireLock } from '../io/lock.ts'
+import type { DatasetSource } from '../model/contracts.ts'
+import type { MultimodalModel } from '../model/multimodal-model.ts'
+import { saveModel } from '../model/saved-model.ts'
+import { gridTokens } from '../model/token-grid.ts'
+import { type Batch, collate, type MediaShape } from './batch.ts'
+import { newestCheckpoint, writeCheckpoint } from './checkpoint.ts'
+import { FeatureMemory } from './features.ts'
+import { optimizerSchema } from './optimizers/index.ts'
+import { openRunLog, type RunListener, type RunLog, type StepMetrics } from './run-log.ts'
+import { sampler } from './sampler.ts'
+import { mediaSources, type PreparedSample, prepareSamples } from './samples.ts'
+import { type Schedule, schedules, warmupStepsOf } from './schedules.ts'
+import { stepGraph } from './step-graph.ts'
+import { openTrainer, type WorkerTrainer } from './worker-trainer.ts'
+
+export const tuneOptionsSchema = z.strictObject({
+  /** Passes over the data. Default 1; `maxSteps` ends a run earlier. */
+  epochs: z.number().positive().max(1e6).optional(),
+  maxSteps: z.int().min(1).optional(),
+  /** Samples in one pass through the graph. Default 8. */
+  batchSize: z.int().min(1).max(65_536).optional(),
+  /** Passes whose gradients make one update. Default 1. */
+  accumulation: z.int().min(1).max(65_536).optional(),
+  /** Peak learning rate. Default 1e-3, LLaVA's for projectors. */
+  learningRate: z.number().positive().max(10).optional(),
+  /** Default `cosine`. */
+  schedule: z.enum(['cosine', 'linear', 'constant']).optional(),
+  /** Share of the updates over which the rate rises from 0. Default 0.03. */
+  warmupRatio: z.number().min(0).max(1).optional(),
+  /** Default AdamW without weight decay. */
+  optimizer: optimizerSchema.optional(),
+  /** Default 1. */
+  maxGradientNorm: z.number().positive().optional(),
+  /** Of the order of the data. Default 0. */
+  seed: z.int().min(0).optional(),
+  /** Longest sample in tokens. Default: what the language model can hold. */
+  maxLength: z.int().min(2).optional(),
+  /** Longer samples: `error` (default) or `truncate`. */
+  overflow: z.enum(['error', 'truncate']).optional(),
+  /** Bad records: `fail` (default) or `skip`, which counts and reports each. */
+  onBad: z.enum(['fail', 'skip']).optional(),
+  /** Updates between checkpoints; 0 writes none but the final model. Default 500. */
+  checkpointEvery: z.int().min(0).optional(),
+  /** Go on from the newest checkpoint in `output`. Default false. */
+  resume: z.boolean().optional(),
+  /** Where training runs. Default `auto`. */
+  device: z.enum(['auto', 'cpu', 'cuda', 'directml', 'coreml', 'webgpu']).optional(),
+  threads: z.int().min(1).optional(),
+})
+export type TuneSettings = z.infer<typeof tuneOptionsSchema>
+
+export interface TuneOptions extends TuneSettings {
+  /** Folder of the run: `metrics.jsonl`, `checkpoints/`, and at the end `model/`. */
+  readonly output: string
+  /** Called with the error of each record that was left out (`onBad: 'skip'`). */
+  readonly onBadRecord?: (error: ModalignError) => void
+  readonly listeners?: readonly RunListener[]
+  /** Ends the run after the step under way, with a checkpoint to resume from. */
+  readonly signal?: AbortSignal
+}
+
+export interface TuneSummary {
+  readonly steps: number
+  readonly samples: number
+  readonly badRecords: number
+  readonly loss: number
+  /** Folder of the saved model; undefined for a run that was interrupted. */
+  readonly model: string | undefined
+  readonly device: string
+}
+
+/**
+ * Tunes a model's projector. Yields one row of metrics for each update, the same that go to `metrics.jsonl`; the model's parameters are the trained ones at the end.
+ *
+ * Loss and gradients are sums over the supervised tokens of the whole accumulation window divided by their number. The same options, data and seed give the same run;
+ * a run that was interrupted and resumed ends as if it had not been.
+ *
+ * @throws TUNE_OPTIONS, TUNE_RESUME, RUN_LOG_EXISTS, OUTPUT_LOCKED, DATASET_*, DATA_*, and what decoding, encoding and training throw.
+ * @example
+ * for await (const { step, loss } of tune(model, llava('data.json'), { output: 'runs/first', epochs: 1 })) console.log(step, loss)
+ */
+export async function* tune(
+  model: MultimodalModel,
+  dataset: DatasetSource,
+  options: TuneOptions,
+): AsyncGenerator<StepMetrics, TuneSummary> {
+  const { output, onBadRecord, listeners = [], signal, ...given } = options
+  const settings = parseSettings(given)
+  const folder = resolve(output)
+  await nodeFs.mkdir(folder)
+  await using _lock = await acquireLock(join(folder, '.lock'))
+  const prepared = await prepareSamples(model, dataset, {
+    ...(settings.maxLength !== undefined && { maxLength: settings.maxLength }),
+    ...(settings.overflow && { overflow: settings.overflow }),
+    ...(settings.onBad === 'skip' && { onBad: onBadRecord ?? (() => undefined) }),
+    ...(signal && { signal }),
+  })
+  const plan = planOf(prepared.samples, settings)
+  const fingerprint = runFingerprint(model, prepared.samples, settings)
+  const checkpoints = join(folder, 'checkpoints')
+  const from = settings.resume === true ? await newestCheckpoint(checkpoints) : undefined
+  if (from !== undefined && from.fingerprint !== fingerprint) {
+    throw new ModalignError({
+      code: 'TUNE_RESUME',
+      file: from.folder,
+      got: 'a checkpoint of a run with other options, data or models',
+      expected: 'the same run',
+      hint: 'give the options of the first start, or another output folder',
+    })
+  }
+  const graph = stepGraph({ decoder: model.llm.decoder, media: [model.mediaPath] })
+  await using trainer = await openTrainer({
+    model: {
+      bytes: graph.model.bytes,
+      ...(graph.model.externalRoot !== undefined && { externalRoot: graph.model.externalRoot }),
+      ...(graph.model.externalData && { externalData: graph.model.externalData }),
+    },
+    session: {
+      device: settings.device ?? 'auto',
+      memoryPattern: false,
+      ...(settings.threads !== undefined && { threads: settings.threads }),
+    },
+    trainables: from?.snapshot.parameters ?? model.parameters,
+    optimizer: settings.optimizer ?? { name: 'adamw', weightDecay: 0 },
+    maxGradientNorm: settings.maxGradientNorm ?? 1,
+  })
+  if (from !== undefined) await trainer.restore(from.snapshot)
+  await using log = await openRunLog(join(folder, 'metrics.jsonl'), { listeners, ...(from && { keepBytes: from.logBytes }) })
+  const firstStep = (from?.step ?? 0) + 1
+  await log.emit({ type: 'start', firstStep, totalSteps: plan.totalSteps })
+
+  const run = new Run(model, prepared.samples, prepared.root, plan, trainer, graph.headChunks)
+  let loss = Number.NaN
+  let step = firstStep - 1
+  try {
+    let next = step < plan.totalSteps ? run.window(step) : undefined
+    while (step < plan.totalSteps && next !== undefined && signal?.aborted !== true) {
+      const window = await next
+      next = step + 1 < plan.totalSteps ? run.window(step + 1) : undefined
+      // Its failure is met when it is awaited, after this step.
+      next?.catch(() => undefined)
+      const metrics = await run.step(step, window)
+      step++
+      loss = metrics.loss
+      await log.emit({ type: 'step', metrics })
+      yield metrics
+      if (settings.checkpointEvery !== 0 && step % (settings.checkpointEvery ?? 500) === 0 && step < plan.totalSteps)
+        await checkpoint(trainer, log, checkpoints, step, fingerprint)
+    }
+  } catch (error) {
+    await log.emit({ type: 'end', step, reason: 'failed' })
+    throw error
+  }
+  const finished = step >= plan.totalSteps
+  const { parameters } = await trainer.snapshot()
+  model.setParameters(parameters)
+  if (finished) await saveModel(model, join(folder, 'model'))
+  else await checkpoint(trainer, log, checkpoints, step, fingerprint)
+  await log.emit({ type: 'end', step, reason: finished ? 'finished' : 'aborted' })
+  return {
+    steps: step,
+    samples: prepared.samples.length,
+    badRecords: prepared.bad,
+    loss,
+    model: finished ? join(folder, 'model') : undefined,
+    device: trainer.device,
+  }
+}
+
+/** How the steps of a run lie over its data. */
+interface Plan {
+  readonly batchSize: number
+  readonly accumulation: number
+  readonly stepsPerEpoch: number
+  readonly totalSteps: number
+  readonly seed: number
+  readonly rate: Schedule
+}
+
+function planOf(samples: readonly PreparedSample[], settings: TuneSettings): Plan {
+  const {
+    epochs = 1,
+    batchSize = 8,
+    accumulation = 1,
+    learningRate = 1e-3,
+    schedule = 'cosine',
+    warmupRatio = 0.03,
+    seed = 0,
+    maxSteps,
+  } = settings
+  const stepsPerEpoch = Math.ceil(samples.length / (batchSize * accumulation))
+  const totalSteps = Math.min(Math.max(1, Math.round(epochs * stepsPerEpoch)), maxSteps ?? Number.POSITIVE_INFINITY)
+  const rate = schedules[schedule]({ peak: learningRate, warmupSteps: warmupStepsOf(warmupRatio, totalSteps), totalSteps })
+  return { batchSize, accumulation, stepsPerEpoch, totalSteps, seed, rate }
+}
+
+class Run {
+  readonly #samples: readonly PreparedSample[]
+  readonly #features: FeatureMemory
+  readonly #plan: Plan
+  readonly #trainer: WorkerTrainer
+  readonly #media: readonly MediaShape[]
+  readonly #headChunks: number
+
+  constructor(
+    model: MultimodalModel,
+    samples: readonly PreparedSample[],
+    root: string | undefined,
+    plan: Plan,
+    trainer: WorkerTrainer,
+    headChunks: number,
+  ) {
+    this.#samples = samples
+    // An abort ends the run between steps, with a checkpoint: reading goes on until then.
+    this.#features = new FeatureMemory(model, { root })
+    this.#plan = plan
+    this.#trainer = trainer
+    this.#headChunks = headChunks
+    this.#media = [{ modality: 'image', tokens: gridTokens(model.grid), width: model.image.encoder.width, tokensOut: model.imageTokens }]
+  }
+
+  /** The batches of one update, features included. */
+  async window(step: number): Promise<readonly Batch[]> {
+    const { batchSize, accumulation, stepsPerEpoch, seed } = this.#plan
+    const epoch = Math.floor(step / stepsPerEpoch)
+    const indices = sampler(this.#samples.length, { seed, epoch, batchSize: batchSize * accumulation }).batch(step % stepsPerEpoch)
+    const batches: Batch[] = []
+    for (let start = 0; start < indices.length; start += batchSize) {
+      const samples = indices.slice(start, start + batchSize).map((index) => this.#sample(index))
+      const features = await this.#features.of(samples.flatMap(mediaSources))
+      let used = 0
+      const items = samples.map((sample) => ({
+        ...sample,
+        features: sample.media.map(() => ({ modality: 'image' as const, data: features[used++] ?? new Float32Array(0) })),
+      }))
+      batches.push(collate(items, { media: this.#media, headChunks: this.#headChunks }))
+    }
+    return batches
+  }
+
+  async step(step: number, batches: readonly Batch[]): Promise<StepMetrics> {
+    const started = performance.now()
+    for (const { feeds, weight } of batches) await this.#trainer.accumulate(feeds, weight)
+    const learningRate = this.#plan.rate(step)
+    const { loss, gradientNorm } = await this.#trainer.update(learningRate)
+    return {
+      step: step + 1,
+      epoch: (step + 1) / this.#plan.stepsPerEpoch,
+      loss,
+      learningRate,
+      gradientNorm,
+      supervisedTokens: batches.reduce((sum, batch) => sum + batch.targets, 0),
+      tokens: batches.reduce((sum, batch) => sum + batch.tokens, 0),
+      seconds: (performance.now() - started) / 1000,
+    }
+  }
+
+  #sample(index: number): PreparedSample {
+    const sample = this.#samples[index]
+    if (sample === undefined) throw new Error('internal: the sampler left the data')
+    return sample
+  }
+}
+
+async function checkpoint(trainer: WorkerTrainer, log: RunLog, root: string, step: number, fingerprint: string): Promise<void> {
+  if (step === 0) return
+  await log.sync()
+  await nodeFs.mkdir(root)
+  const path = await writeCheckpoint(root, { step, logBytes: log.length, fingerprint }, await trainer.snapshot())
+  await log.emit({ type: 'checkpoint', step, path })
+}
+
+function parseSettings(given: unknown): TuneSettings {
+  const parsed = tuneOptionsSchema.safeParse(given)
+  if (parsed.success) return parsed.data
+  const [issue] = parsed.error.issues
+  const field = issue?.code === 'unrecognized_keys' ? `/${issue.keys.join(', ')}` : `/${issue?.path.join('/') ?? ''}`
+  throw new ModalignError({ code: 'TUNE_OPTIONS', field, expected: issue?.message })
+}
+
+/** What the next step computes depends on exactly this. */
+function runFingerprint(model: MultimodalModel, samples: readonly PreparedSample[], settings: TuneSettings): string {
+  const { resume: _, checkpointEvery: __, device: ___, threads: ____, ...deciding } = settings
+  const hash = createHash('sha256').update(
+    JSON.stringify([model.llm.identity, model.image.encoder.fingerprint, model.image.projector, deciding]),
+  )
+  for (const sample of samples) {
+    hash.update(sample.ids).update(sample.weights)
+    for (const source of mediaSources(sample)) hash.update(source)
+  }
+  return hash.digest('hex')
+}
