@@ -1,7 +1,6 @@
-/** Special functions in double precision for the evaluator. */
-
 /**
- * erf(x) to about 1e-15 relative: the Maclaurin series below 2.5, the continued fraction of erfc (Abramowitz & Stegun 7.1.5 and 7.1.14) above.
+ * erf(x) to better than 1e-15 relative: below 2.5 the series whose terms are all of one sign, so that nothing cancels (Abramowitz & Stegun 7.1.6); above, the continued
+ * fraction of erfc (7.1.14).
  */
 export function erfOf(x: number): number {
   const z = Math.abs(x)
@@ -9,10 +8,10 @@ export function erfOf(x: number): number {
     let term = x
     let sum = x
     for (let n = 1; Math.abs(term) > 1e-18 * Math.abs(sum); n++) {
-      term *= (-x * x) / n
-      sum += term / (2 * n + 1)
+      term *= (2 * x * x) / (2 * n + 1)
+      sum += term
     }
-    return (2 / Math.sqrt(Math.PI)) * sum
+    return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum
   }
   if (z > 6) return Math.sign(x)
   let fraction = z

@@ -1,32 +1,28 @@
 import { ModalignError } from '../../errors.ts'
 import { formatShape, shapesEqual } from '../dim.ts'
-import { at, forEachOffset, stridesOf } from '../indexing.ts'
+import { at } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { normaliseAxis, scalar, type Tensor } from '../tensor.ts'
 import { expand } from './expand.ts'
-import { gatherElements } from './gather-elements.ts'
+import { elementOffsets, gatherElements, requireElementIndices } from './gather-elements.ts'
 
 type Reduction = 'none' | 'add'
 
 const apply = defineOperator<{ readonly axis: number; readonly reduction: Reduction }>({
   name: 'ScatterElements',
-  shape(inputs) {
+  shape(inputs, { axis }) {
     const [data, indices, updates] = [
       required(inputs, 0, 'ScatterElements'),
       required(inputs, 1, 'ScatterElements'),
       required(inputs, 2, 'ScatterElements'),
     ]
-    if (
-      indices.dtype !== 'int64' ||
-      updates.dtype !== data.dtype ||
-      !shapesEqual(indices.shape, updates.shape) ||
-      indices.shape.length !== data.shape.length
-    ) {
+    requireElementIndices(data.shape, indices, axis, 'ScatterElements')
+    if (updates.dtype !== data.dtype || !shapesEqual(updates.shape, indices.shape)) {
       throw new ModalignError({
         code: 'GRAPH_SHAPE',
         field: 'ScatterElements',
         got: `updates ${updates.dtype} ${formatShape(updates.shape)}`,
-        expected: `${data.dtype} ${formatShape(indices.shape)} at int64 indices`,
+        expected: `${data.dtype} ${formatShape(indices.shape)}`,
       })
     }
     return [data]
@@ -42,20 +38,18 @@ const apply = defineOperator<{ readonly axis: number; readonly reduction: Reduct
   },
   evaluate([data, indices, updates], { axis, reduction }) {
     if (data === undefined || indices === undefined || updates === undefined) throw new Error('internal: an operand is missing')
-    const [length, strides] = [at(data.dims, axis), stridesOf(data.dims)]
-    const others = strides.map((stride, a) => (a === axis ? 0 : stride))
     const result = Float64Array.from(data.data)
-    forEachOffset(indices.dims, [others], (position, offsets) => {
-      const index = at(indices.data, position)
-      const target = at(offsets, 0) + (index < 0 ? index + length : index) * at(strides, axis)
-      result[target] = at(updates.data, position) + (reduction === 'add' ? at(result, target) : 0)
-    })
+    for (const [position, offset] of elementOffsets(data.dims, indices, axis).entries())
+      result[offset] = at(updates.data, position) + (reduction === 'add' ? at(result, offset) : 0)
     return [{ dtype: data.dtype, dims: data.dims, data: result }]
   },
   onnx: ({ axis, reduction }) => ({ attributes: { axis: { int: axis }, reduction: { string: reduction } } }),
 })
 
-/** `data` with single elements replaced (`add`: increased) along one axis. Without `add` an index may occur once only. */
+/**
+ * `data` with single elements replaced (`add`: increased) along one axis (torch.scatter, scatter_add): Y[r, indices[r, k]] = updates[r, k] for axis 1.
+ * Without `add` an element may be written once only: which of two writes wins is not defined.
+ */
 export function scatterElements(data: Tensor, indices: Tensor, updates: Tensor, axis: number, reduction: Reduction = 'none'): Tensor {
   return only(apply([data, indices, updates], { axis: normaliseAxis(axis, data.shape.length, 'ScatterElements'), reduction }))
 }
