@@ -240,6 +240,32 @@ describe('bad input', () => {
   })
 })
 
+describe('size', () => {
+  test.skipIf(process.env.MODALIGN_LONG !== '1')(
+    'an array beyond the longest string of the engine, in little memory (skipped unless MODALIGN_LONG=1)',
+    async () => {
+      const record = Buffer.from(`{"id": "0", "conversations": [{"from": "human", "value": "${'What is this? '.repeat(60)}"}]},\n`)
+      const chunk = Buffer.concat(Array.from({ length: 1000 }, () => record))
+      const chunks = 640
+      function* array(): Generator<Uint8Array> {
+        yield Buffer.from('[')
+        for (let i = 0; i < chunks; i++) yield chunk
+        yield Buffer.from('{}]')
+      }
+      expect(chunks * chunk.length).toBeGreaterThan(0x1fffffe8)
+      let count = 0
+      let peak = 0
+      for await (const { byteOffset, record: index } of jsonRecords(array())) {
+        if (count % 10_000 === 0) peak = Math.max(peak, process.memoryUsage.rss())
+        if (index === chunks * 1000) expect(byteOffset).toBe(1 + chunks * chunk.length)
+        count++
+      }
+      expect(count).toBe(chunks * 1000 + 1)
+      expect(peak).toBeLessThan(400e6) // the test runner's own 150 MB included
+    },
+  )
+})
+
 describe('laws', () => {
   const json = fc.jsonValue({ maxDepth: 4 })
 
