@@ -149,8 +149,9 @@ const calls = ['pwrite64', 'fsync', 'rename', 'link', 'unlink', 'ftruncate'] as 
 describe.skipIf(noStrace !== undefined)(
   `SIGKILL at every call that changes the disk${noStrace === undefined ? '' : ` (skipped: ${noStrace})`}`,
   () => {
-    test('jsonl: after a restart, the files of an undisturbed run', async () => {
-      const expected = await undisturbed('jsonl')
+    const formats = long ? (['jsonl', 'csv', 'txt'] as const) : (['jsonl'] as const)
+    test.each(formats)('%s: after a restart, the files of an undisturbed run', async (format) => {
+      const expected = await undisturbed(format)
       const counts = await inFolder(async (folder) => {
         const trace = join(folder, '..', 'trace.txt')
         const [code] = await once(
