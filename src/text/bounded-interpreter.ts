@@ -7,6 +7,7 @@ export interface Program {
   readonly type: string
 }
 interface Value {
+  readonly type: string
   readonly value: unknown
 }
 interface Scope {
@@ -22,11 +23,12 @@ const NewScope: new () => Scope = Environment
 const BaseInterpreter: new (scope: Scope) => Evaluator = Interpreter
 
 /**
- * What one rendering may use. Bounded: evaluated expressions (each costs one step, and more for long lists and texts), the length of every text and list that an
- * expression gives, `range()`, and nesting (by the JavaScript stack). Not bounded: one single built-in call on texts within these limits (`replace`,
- * `indent`, `tojson(indent=...)`) may take some hundred MB for a moment, until the engine's limit on strings stops it.
+ * What one rendering may use. A step is one evaluated expression; a list costs one more for each item that it is made of and eight for each turn of a loop, a text
+ * one for 256 characters. So a rendering takes about a second at most. Lengths are those of any one text or list. Not bounded: one single built-in call on texts within these
+ * limits (`replace`, `indent`, `tojson(indent=...)`) may take some hundred MB for a moment, until the engine's limit on strings stops it.
  */
-export const renderLimits = { steps: 1_000_000, textLength: 8 * 2 ** 20, listLength: 100_000 } as const
+export const renderLimits = { steps: 500_000, depth: 400, textLength: 8 * 2 ** 20, listLength: 100_000 } as const
+const stepsPerIteration = 8
 
 /** The template itself refused its input: `raise_exception('...')`. */
 export class TemplateRefusal extends Error {
@@ -78,35 +80,65 @@ function boundedRange(first: number, second?: number, step = 1): number[] {
 }
 
 class BoundedInterpreter extends BaseInterpreter {
+  readonly #iterated = new WeakSet<object>()
   #steps = 0
+  #depth = 0
 
   override evaluate(statement: unknown, scope: Scope): Value {
     this.#spend(1)
-    const result = isComparison(statement) ? this.#compare(statement, scope) : super.evaluate(statement, scope)
+    if (isLoop(statement)) this.#iterated.add(loopList(statement))
+    const result = this.#nested(() => (isComparison(statement) ? this.#compare(statement, scope) : super.evaluate(statement, scope)))
     const { value } = result
     if (typeof value === 'string') {
       if (value.length > renderLimits.textLength) throw limit(`a text of ${value.length} characters`, `at most ${renderLimits.textLength}`)
       this.#spend(value.length >> 8)
-    } else if (Array.isArray(value)) this.#spendOnList(value.length)
-    else if (value instanceof Map) this.#spendOnList(value.size)
+    } else if (Array.isArray(value)) this.#spendOnList(value.length, statement)
+    else if (value instanceof Map) this.#spendOnList(value.size, statement)
     return result
+  }
+
+  #nested(run: () => Value): Value {
+    if (this.#depth >= renderLimits.depth) throw limit('expressions or macros nested too deeply', `at most ${renderLimits.depth} levels`)
+    this.#depth++
+    try {
+      return run()
+    } finally {
+      // The library leaves loops (`continue`, `break`) by throwing.
+      this.#depth--
+    }
+  }
+
+  #spendOnList(length: number, statement: unknown): void {
+    if (length > renderLimits.listLength) throw limit(`a list of ${length}`, `at most ${renderLimits.listLength}`)
+    if (typeof statement !== 'object' || statement === null) return
+    if (this.#iterated.has(statement)) this.#spend(length * stepsPerIteration)
+    else if (!('type' in statement && statement.type === 'Identifier')) this.#spend(length)
   }
 
   /** Python's `==`. The library's is JavaScript's, to which '' and false, or an undefined value and none, are equal. */
   #compare({ left, right, operator }: Comparison, scope: Scope): Value {
-    const equal = pythonEquals(this.evaluate(left, scope).value, this.evaluate(right, scope).value)
+    const equal = pythonEquals(this.evaluate(left, scope), this.evaluate(right, scope))
     return super.evaluate({ type: 'Identifier', value: String(equal === (operator.value === '==')) }, scope)
-  }
-
-  #spendOnList(length: number): void {
-    if (length > renderLimits.listLength) throw limit(`a list of ${length}`, `at most ${renderLimits.listLength}`)
-    this.#spend(length)
   }
 
   #spend(steps: number): void {
     this.#steps += steps
     if (this.#steps > renderLimits.steps) throw limit('a template that does not come to an end', `at most ${renderLimits.steps} steps`)
   }
+}
+
+interface Loop {
+  readonly iterable: object
+}
+
+function isLoop(statement: unknown): statement is Loop {
+  if (typeof statement !== 'object' || statement === null || !('type' in statement) || statement.type !== 'For') return false
+  return 'iterable' in statement && typeof statement.iterable === 'object' && statement.iterable !== null
+}
+
+/** `for x in list if condition`: the list. */
+function loopList({ iterable }: Loop): object {
+  return 'lhs' in iterable && typeof iterable.lhs === 'object' && iterable.lhs !== null ? iterable.lhs : iterable
 }
 
 interface Comparison {
@@ -128,11 +160,13 @@ function isComparison(statement: unknown): statement is Comparison {
   return typeof operator === 'object' && operator !== null && 'value' in operator && (operator.value === '==' || operator.value === '!=')
 }
 
-function pythonEquals(a: unknown, b: unknown): boolean {
+function pythonEquals(left: Value, right: Value): boolean {
   const isNumber = (value: unknown) => typeof value === 'number' || typeof value === 'boolean'
+  const isNothing = (value: unknown) => value === null || value === undefined
+  const [a, b] = [left.value, right.value]
   if (isNumber(a) && isNumber(b)) return Number(a) === Number(b)
-  if (Array.isArray(a) && Array.isArray(b))
-    return a.length === b.length && a.every((item: Value, i) => pythonEquals(item.value, b[i]?.value))
+  if (isNothing(a) && isNothing(b)) return left.type === right.type
+  if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((item: Value, i) => pythonEquals(item, b[i]))
   return a === b
 }
 

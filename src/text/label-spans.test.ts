@@ -302,6 +302,24 @@ describe('templates that cannot be taken apart', async () => {
   })
 })
 
+test('the beginning of a sequence is not written twice', async () => {
+  const { loaded } = await load('llama-3')
+  const bos = loaded.tokenizer.specialTokens.bos?.id
+  expect(loaded.tokenizer.encode('Hi', { addSpecialTokens: true })[0]).toBe(bos)
+  const { ids } = renderPrompt([text('user', 'Hi')], { ...loaded, mediaTokens })
+  expect([...ids].filter((id) => id === bos)).toHaveLength(1)
+})
+
+test('a sample without an origin is named by its id', async () => {
+  const { loaded } = await load('gemma')
+  const turns = [text('system', 'a'), text('user', 'b'), text('assistant', 'c')]
+  expect(failure(() => labelSpans({ id: 'nr-7', turns }, { ...loaded, mediaTokens })).details).toMatchObject({
+    code: 'DATA_ROLE_ORDER',
+    got: 'sample "nr-7": roles system, user, assistant',
+    expected: expect.stringContaining('System role not supported'),
+  })
+})
+
 test('tokens that only the template treats as control tokens stay text in what users say, not in answers', async () => {
   const { loaded } = await load('qwen-2.5')
   const jinja =

@@ -25,10 +25,14 @@ export class StreamDecoder {
     const certain = open ? text.length - 1 : text.length
     const piece = text.slice(this.#given, certain)
     this.#given = Math.max(this.#given, certain)
-    if (!open && text.length > 0) {
+    if (open) return piece
+    if (piece !== '') {
       this.#window = this.#window.slice(this.#boundary)
       this.#boundary = this.#window.length
       this.#given = this.#decode(this.#window).length
+    } else if (this.#boundary > 0 && this.#window.length === this.#boundary + 1) {
+      // Says nothing (a special token left out): it must not become what stands before the next word.
+      this.#window.pop()
     }
     return piece
   }

@@ -3,7 +3,7 @@ import type { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers'
 import { ModalignError } from '../errors.ts'
 import type { JsonValue } from '../io/json.ts'
 import { AddedTokenFinder } from './added-tokens.ts'
-import { pretokenOrigins, tokenExtents } from './alignment.ts'
+import { type Extent, pretokenOrigins, tokenExtents } from './alignment.ts'
 import { buildPipeline, canonicalJson, declaredTokens, withDeclared } from './pipeline.ts'
 import { contains } from './portable-components.ts'
 import { type Edge, normalizedEdges, pushToken, type SegmentedIds, segmentEdges, type TextSegment, within } from './segments.ts'
@@ -37,14 +37,22 @@ export interface DecodeOptions {
   readonly skipSpecialTokens?: boolean
 }
 
-/** 4 Mi UTF-16 units: ten times what any language model reads, and seconds of work. */
-const longestText = 2 ** 22
+/** 1 Mi UTF-16 units: more than language models read, and some seconds of work, in the worst case (one endless word) 20. */
+const longestText = 2 ** 20
+const longestRememberedWord = 32
+const rememberedWords = 2 ** 15
+
+interface EncodedWord {
+  readonly ids: readonly number[]
+  readonly extents: readonly Extent[]
+}
 
 /**
  * A tokenizer. Immutable; make one with {@link loadTokenizer} or {@link createTokenizer}.
  *
- * Lone surrogates are read as U+FFFD. `decode` never "cleans up" spaces. A `Precompiled` normalizer (SentencePiece's character map) is approximated by NFKC, as in
- * `@huggingface/tokenizers`; everything else that differs from the original is refused when the tokenizer is made.
+ * Lone surrogates are read as U+FFFD. `decode` never "cleans up" spaces, and gives one U+FFFD for each broken sequence of bytes. Known differences from the original that
+ * remain: a `Precompiled` normalizer (SentencePiece's character map) is approximated by NFKC; where two ways to cut a word score exactly the same, a Unigram model
+ * may take the other one; atomic groups and possessive quantifiers in patterns count as plain ones. Settings that would be ignored are refused.
  */
 export class Tokenizer {
   /** SHA-256 of `tokenizer.json` with its keys sorted and without white space, in hexadecimal. */
@@ -67,6 +75,8 @@ export class Tokenizer {
   readonly #normalizedFinder: AddedTokenFinder
   readonly #byteLevel: boolean
   readonly #byteDecoder: boolean
+  /** Words come again and again. */
+  readonly #words = new Map<string, EncodedWord>()
   readonly #around: { readonly before: readonly number[]; readonly after: readonly number[] }
 
   /** For {@link createTokenizer}: `identity` is computed asynchronously. */
@@ -113,7 +123,7 @@ export class Tokenizer {
   /**
    * Ids of a text in which added tokens, special ones too, are found: for templates and prompts of your own. For text from elsewhere see {@link encodeText}.
    *
-   * @throws ModalignError `TOKENIZER_TEXT_TOO_LONG` above 4 Mi UTF-16 units
+   * @throws ModalignError `TOKENIZER_TEXT_TOO_LONG` above 1 Mi UTF-16 units
    * @example
    * tokenizer.encode('<|im_start|>user\n') // [1, 4093, 198]
    */
@@ -225,20 +235,33 @@ export class Tokenizer {
     const { pre_tokenizer: preTokenizer, model } = this.#library
     if (model === null || text === '') return
     const words = preTokenizer === null ? [text] : preTokenizer.pre_tokenize(text, { section_index: isFirst ? 0 : 1 })
-    const aligned = edges.length > 1
-    const origins = aligned ? pretokenOrigins(text, words, this.#byteLevel) : undefined
+    const origins = edges.length > 1 ? pretokenOrigins(text, words, this.#byteLevel) : undefined
     let at = 0
     for (const word of words) {
-      const tokens = this.#spellUnknown(model._call([word]))
-      const extents = origins && tokenExtents(word, tokens, { fuseUnknown: model.fuse_unk, isKnown: (token) => this.#idOf.has(token) })
-      for (const [i, token] of tokens.entries()) {
-        const id = this.#idOf.get(token) ?? this.#unknownId()
-        if (id === undefined) continue
-        const extent = extents?.[i]
-        pushToken(out, id, extent && { start: origins?.[at + extent.start] ?? 0, end: origins?.[at + extent.end] ?? 0 }, edges)
+      const { ids, extents } = this.#encodeWord(word, model, origins !== undefined)
+      for (const [i, id] of ids.entries()) {
+        const extent = extents[i]
+        const place = origins && extent && { start: origins[at + extent.start] ?? 0, end: origins[at + extent.end] ?? 0 }
+        pushToken(out, id, place, edges)
       }
       at += word.length
     }
+  }
+
+  #encodeWord(word: string, model: NonNullable<LibraryTokenizer['model']>, aligned: boolean): EncodedWord {
+    const known = this.#words.get(word)
+    if (known !== undefined) return known
+    const tokens = this.#spellUnknown(model._call([word]))
+    const remember = word.length <= longestRememberedWord
+    const isKnown = (token: string) => this.#idOf.has(token)
+    const extents = aligned || remember ? tokenExtents(word, tokens, { fuseUnknown: model.fuse_unk, isKnown }) : []
+    const ids = tokens.map((token) => this.#idOf.get(token) ?? this.#unknownId())
+    const encoded = { ids: ids.filter((id) => id !== undefined), extents: extents.filter((_, i) => ids[i] !== undefined) }
+    if (remember) {
+      if (this.#words.size >= rememberedWords) this.#words.clear()
+      this.#words.set(word, encoded)
+    }
+    return encoded
   }
 
   /** Unigram with byte fallback: the library gives a piece that it does not know as it stands. */
