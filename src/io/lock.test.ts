@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { failNth } from './fs-faults.ts'
+import { nodeFs } from './fs-ops.ts'
 import { acquireLock } from './lock.ts'
 
 let folder: string
@@ -58,6 +59,22 @@ test('of twenty that find a stale lock one gets it', async () => {
   await rewrite({ bootId: 'another' })
   const results = await Promise.allSettled(Array.from({ length: 20 }, () => acquireLock(path)))
   expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+  expect(await readdir(folder)).toEqual(['.lock'])
+})
+
+test('a lock that changes hands between being found stale and being taken away goes back to its new holder', async () => {
+  await acquireLock(path)
+  const fresh = { ...JSON.parse(await readFile(path, 'utf8')), token: 'fresh' }
+  await rewrite({ bootId: 'another' })
+  const fs = {
+    ...nodeFs,
+    rename: async (from: string, to: string) => {
+      await writeFile(path, JSON.stringify(fresh))
+      await nodeFs.rename(from, to)
+    },
+  }
+  expect(await failure(acquireLock(path, { fs }))).toMatchObject({ code: 'OUTPUT_LOCKED' })
+  expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(fresh)
   expect(await readdir(folder)).toEqual(['.lock'])
 })
 
