@@ -1,0 +1,49 @@
+/** SIGINT and SIGTERM: the first asks a command to stop in good order, the second ends the process at once. */
+import type { CliIo } from './terminal.ts'
+
+type SignalName = 'SIGINT' | 'SIGTERM'
+
+const numbers = { SIGINT: 2, SIGTERM: 15 } as const satisfies Record<SignalName, number>
+
+export interface Interrupts extends Disposable {
+  /** Aborted by the first signal. */
+  readonly signal: AbortSignal
+  /** The exit code that the signal asks for, 130 or 143; undefined: none came. */
+  readonly exitCode: number | undefined
+}
+
+/**
+ * Listens until disposed.
+ *
+ * @param onFirst says to the user what happens now
+ * @example
+ * using interrupts = listenForInterrupts(io, () => terminal.note('finishing the step'))
+ */
+export function listenForInterrupts(io: CliIo, onFirst: () => void): Interrupts {
+  const { signals = process, exit = (code: number) => process.exit(code) } = io
+  const controller = new AbortController()
+  let exitCode: number | undefined
+  const heard = (name: SignalName) => (): void => {
+    const code = 128 + numbers[name]
+    if (exitCode !== undefined) {
+      exit(code)
+      return
+    }
+    exitCode = code
+    onFirst()
+    controller.abort()
+  }
+  const listeners = { SIGINT: heard('SIGINT'), SIGTERM: heard('SIGTERM') }
+  signals.on('SIGINT', listeners.SIGINT)
+  signals.on('SIGTERM', listeners.SIGTERM)
+  return {
+    signal: controller.signal,
+    get exitCode() {
+      return exitCode
+    },
+    [Symbol.dispose]() {
+      signals.off('SIGINT', listeners.SIGINT)
+      signals.off('SIGTERM', listeners.SIGTERM)
+    },
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * `modalign`: compose a frozen encoder, a projector and a language model; tune, talk, caption and save. This file and the command line are the only places that know
+ * the catalogues; everything below takes them as arguments.
+ */
+import { projectors } from '../projectors/index.ts'
+import { encoderCatalogue } from './cli/catalogues.ts'
+import type { MultimodalModel } from './model/multimodal-model.ts'
+import { type Catalogues, type LoadOptions, loadModel } from './model/saved-model.ts'
+
+export { type ErrorData, type ErrorDetails, errorData, ModalignError, renderError } from './errors.ts'
+export {
+  type CaptionFormat,
+  type CaptionItem,
+  type CaptionJobOptions,
+  type CaptionOutcome,
+  type CaptionOutput,
+  type CaptionProgress,
+  type CaptionRow,
+  type CaptionSummary,
+  captionJob,
+} from './jobs/caption.ts'
+export { type InputItem, type InputOptions, type Inputs, imageExtensions, inputItems } from './jobs/inputs.ts'
+export type { Decoder } from './llm/decoder.ts'
+export { type GenerationEvent, type GenerationOptions, type GenerationRequest, generationOptionsSchema } from './llm/generation.ts'
+export { type KeyedRequest, type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
+export {
+  createImageDecoder,
+  type ImageDecoder,
+  type ImageDecoderOptions,
+} from './media/child-decoder.ts'
+export { type DecodedImageFile, type DecodeImageOptions, decodeImage } from './media/image.ts'
+export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
+export { type ImagePreprocessing, parsePreprocessorConfig, preprocessImage } from './media/preprocess.ts'
+export type * from './model/contracts.ts'
+export { localReader, type MediaReader, type ReadOptions } from './model/media-reader.ts'
+export {
+  type CaptionOptions,
+  type ChatOptions,
+  type ComposeOptions,
+  compose,
+  type ImageBranch,
+  MultimodalModel,
+} from './model/multimodal-model.ts'
+export { defineProjector, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
+export { type Catalogues, type LoadOptions, loadModel, type ModelManifest, readManifest, saveModel } from './model/saved-model.ts'
+export { gridTokens, imageGrid } from './model/token-grid.ts'
+export type { Trainables, TrainableValue } from './model/trainables.ts'
+export { type LoweredModel, type LowerRequest, lower } from './onnx/lower.ts'
+export { type DeviceDiagnosis, type Diagnosis, diagnose } from './runtime/doctor.ts'
+export { createSession } from './runtime/node.ts'
+export { type ProfiledNode, profileRun, providerNames, readProfile } from './runtime/profile.ts'
+export type {
+  CreateSession,
+  Device,
+  DeviceRequest,
+  ModelSource,
+  PassedOver,
+  RunOptions,
+  Session,
+  SessionOptions,
+  TensorDescription,
+} from './runtime/session.ts'
+export { bytesPerElement, type DataType, elementCount, float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from './tensors.ts'
+export { type ChatTemplate, createChatTemplate } from './text/chat-template.ts'
+export { type LabelledIds, labelSpans, type PromptIds, renderPrompt } from './text/label-spans.ts'
+export { loadChatTemplate, loadTokenizer } from './text/model-folder.ts'
+export { renderPreview } from './text/preview.ts'
+export { createTokenizer, type Tokenizer } from './text/tokenizer.ts'
+export { type LossCurveOptions, type LossPoint, renderLossCurve } from './training/loss-curve.ts'
+export { lossCurvePng, writeLossCurve } from './training/loss-curve-files.ts'
+export { type RunEvent, type RunListener, readRunLog, type StepMetrics } from './training/run-log.ts'
+export { type TuneOptions, type TuneSettings, type TuneSummary, tune, tuneOptionsSchema } from './training/tune.ts'
+export { type Checkpoint, openCheckpoint } from './weights/checkpoint.ts'
+export { openSafetensors, type SafetensorsFile, writeSafetensors } from './weights/safetensors.ts'
+
+/**
+ * Loads a model that `saveModel` or `tune` wrote, with the encoder and language model that its manifest names.
+ *
+ * @param options `encoders` and `projectors` of your own go beside those of this package and win over them
+ * @throws what {@link loadModel} throws
+ * @example
+ * await using model = await load('runs/first/model')
+ * for await (const text of model.chat([{ role: 'user', content: [{ type: 'image', source: 'cat.jpg' }, { type: 'text', text: '\nWhat is this?' }] }])) process.stdout.write(text)
+ */
+export async function load(folder: string, options: LoadOptions & Partial<Catalogues> = {}): Promise<MultimodalModel> {
+  const { encoders: ownEncoders, projectors: ownProjectors, ...rest } = options
+  return loadModel(folder, { encoders: { ...encoderCatalogue(), ...ownEncoders }, projectors: { ...projectors, ...ownProjectors } }, rest)
+}
