@@ -31,7 +31,7 @@ export interface ChatTemplateFiles extends Pick<TokenizerFiles, 'config' | 'spec
 const longestSource = 128 * 1024
 const longestSpace = 1000
 
-/** A chat template, parsed. Immutable; make one with {@link loadChatTemplate} or {@link createChatTemplate}. */
+/** A chat template, parsed. Immutable; make one with `loadChatTemplate` or {@link createChatTemplate}. */
 export class ChatTemplate {
   /** The template's text: two templates with one source, one set of variables and one date write the same. */
   readonly source: string
@@ -122,19 +122,6 @@ export function createChatTemplate(files: ChatTemplateFiles, options: ChatTempla
     })
   }
   return new ChatTemplate(source, files, options)
-}
-
-/**
- * Loads the chat template of a Hugging Face model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`.
- *
- * @throws ModalignError `TEMPLATE_MISSING`, `TEMPLATE_INVALID`
- * @example
- * const template = await loadChatTemplate('models/SmolLM2-135M-Instruct')
- */
-export async function loadChatTemplate(folder: string, options: ChatTemplateOptions = {}): Promise<ChatTemplate> {
-  // Loaded on demand: a browser has no file system and calls createChatTemplate.
-  const { readTemplateFiles } = await import('./model-folder.ts')
-  return createChatTemplate(await readTemplateFiles(folder), options)
 }
 
 /** One template, or a list of `{ name, template }`, or an object of them. */

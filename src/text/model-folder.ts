@@ -1,13 +1,38 @@
-/** Reading the text files of a Hugging Face model folder. */
+/** The text files of a Hugging Face model folder. Beside what is made from them, because a browser has no folders. */
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModalignError } from '../errors.ts'
 import { errnoOf, fileError } from '../io/file-error.ts'
 import type { JsonValue } from '../io/json.ts'
-import type { ChatTemplateFiles } from './chat-template.ts'
+import { type ChatTemplate, type ChatTemplateFiles, type ChatTemplateOptions, createChatTemplate } from './chat-template.ts'
+import { createTokenizer, type Tokenizer } from './tokenizer.ts'
 import type { TokenizerFiles } from './tokenizer-file.ts'
 
 const mebibyte = 2 ** 20
+
+/**
+ * Loads the tokenizer of a Hugging Face model folder: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json` and
+ * `generation_config.json`.
+ *
+ * @throws ModalignError `TOKENIZER_MISSING`, `TOKENIZER_TOO_LARGE`, `TOKENIZER_INVALID`, `TOKENIZER_UNSUPPORTED`, `TOKENIZER_REGEX`
+ * @example
+ * const tokenizer = await loadTokenizer('models/SmolLM2-135M-Instruct')
+ * tokenizer.decode(tokenizer.encode('Hello')) // 'Hello'
+ */
+export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  return createTokenizer(await readTokenizerFiles(folder))
+}
+
+/**
+ * Loads the chat template of a Hugging Face model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`.
+ *
+ * @throws ModalignError `TEMPLATE_MISSING`, `TEMPLATE_INVALID`
+ * @example
+ * const template = await loadChatTemplate('models/SmolLM2-135M-Instruct')
+ */
+export async function loadChatTemplate(folder: string, options: ChatTemplateOptions = {}): Promise<ChatTemplate> {
+  return createChatTemplate(await readTemplateFiles(folder), options)
+}
 
 /** @throws ModalignError `TOKENIZER_MISSING`, `TOKENIZER_TOO_LARGE`, `TOKENIZER_INVALID_JSON` */
 export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {

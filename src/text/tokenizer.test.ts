@@ -7,9 +7,9 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import type { JsonValue } from '../io/json.ts'
-import { loadChatTemplate } from './chat-template.ts'
+import { loadChatTemplate, loadTokenizer } from './model-folder.ts'
 import { canonicalJson } from './pipeline.ts'
-import { createTokenizer, loadTokenizer, type Tokenizer } from './tokenizer.ts'
+import { createTokenizer, type Tokenizer } from './tokenizer.ts'
 
 const read = (name: string): unknown => JSON.parse(readFileSync(new URL(`../../test/fixtures/text/${name}`, import.meta.url), 'utf8'))
 const json = (name: string) => z.json().parse(read(name))

@@ -48,7 +48,7 @@ interface EncodedWord {
 }
 
 /**
- * A tokenizer. Immutable; make one with {@link loadTokenizer} or {@link createTokenizer}.
+ * A tokenizer. Immutable; make one with `loadTokenizer` or {@link createTokenizer}.
  *
  * Lone surrogates are read as U+FFFD. `decode` never "cleans up" spaces, and gives one U+FFFD for each broken sequence of bytes. Known differences from the original that
  * remain: a `Precompiled` normalizer (SentencePiece's character map) is approximated by NFKC; where two ways to cut a word score exactly the same, a Unigram model
@@ -330,21 +330,6 @@ export async function createTokenizer(files: TokenizerFiles): Promise<Tokenizer>
     if (error instanceof RangeError) throw invalid(files.file, '', 'lists or objects nested too deeply', 'a tokenizer.json')
     throw error
   }
-}
-
-/**
- * Loads the tokenizer of a Hugging Face model folder: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json` and
- * `generation_config.json`.
- *
- * @throws ModalignError `TOKENIZER_MISSING`, `TOKENIZER_TOO_LARGE`, `TOKENIZER_INVALID`, `TOKENIZER_UNSUPPORTED`, `TOKENIZER_REGEX`
- * @example
- * const tokenizer = await loadTokenizer('models/SmolLM2-135M-Instruct')
- * tokenizer.decode(tokenizer.encode('Hello')) // 'Hello'
- */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
-  // Loaded on demand: a browser has no file system and calls createTokenizer.
-  const { readTokenizerFiles } = await import('./model-folder.ts')
-  return createTokenizer(await readTokenizerFiles(folder))
 }
 
 function byteToken(byte: number): string {
