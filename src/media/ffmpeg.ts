@@ -166,7 +166,7 @@ export async function runFfmpeg(request: FfmpegRequest): Promise<Uint8Array> {
       throw new ModalignError({
         code: 'FFMPEG_FAILED',
         file,
-        got: words.trim() === '' ? `exit status ${status}` : words.trim(),
+        got: words.trim() === '' ? `exit status ${status}` : words.trim().replaceAll(/\s*\n\s*/g, '; '),
         expected: 'a medium that ffmpeg can decode',
         hint: status === 'SIGKILL' ? 'something killed ffmpeg, most likely for want of memory' : undefined,
       })

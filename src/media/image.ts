@@ -24,7 +24,7 @@ export interface DecodeImageOptions {
   readonly alpha?: 'flatten' | 'drop' | undefined
   /** Default white. */
   readonly background?: Colour | undefined
-  /** Whether a file that ends early is refused (default) or decoded as far as it goes, the rest grey or black, with the note `truncated`. */
+  /** Whether a file that ends early is refused (default) or decoded as far as it goes (a PNG in steps of 8 KiB), the rest grey or black, with the note `truncated`. */
   readonly truncated?: 'refuse' | 'accept' | undefined
   /** The ffmpeg program, for BMP. See `findFfmpeg`. */
   readonly ffmpeg?: string | undefined

@@ -96,16 +96,36 @@ function isoBrand(bytes: Uint8Array): Sniffed {
   return container('mov')
 }
 
+const htmlElements = new Set(['html', 'head', 'body', 'title', 'meta', 'script', 'h1', 'p', 'div', 'center'])
+
+/** The first element of a document in lower case, or what its document type names, behind declarations and comments; undefined where none begins within the text. */
+function rootElement(text: string): string | undefined {
+  let at = 0
+  // Each round moves forward, so that no text takes more than its own length.
+  while (at < text.length) {
+    if (text.startsWith('<!--', at)) at = after(text, '-->', at + 4)
+    else if (text.startsWith('<?', at)) at = after(text, '?>', at + 2)
+    else if (text.startsWith('<!doctype', at)) return /^\s+([\w:-]+)/.exec(text.slice(at + 9, at + 64))?.[1]
+    else if (text[at] === '<') return /^[\w:-]+/.exec(text.slice(at + 1, at + 64))?.[0]
+    else at++
+  }
+  return undefined
+}
+
+function after(text: string, end: string, from: number): number {
+  const at = text.indexOf(end, from)
+  return at < 0 ? text.length : at + end.length
+}
+
 function sniffText(text: string): Sniffed {
   const start = text
     .replace(/^\xef\xbb\xbf/, '')
     .trimStart()
     .toLowerCase()
   if (start.startsWith('<')) {
-    // XML declarations, comments and document types may come before the root element.
-    if (/^(<\?xml[^>]*>\s*|<!--[\s\S]*?-->\s*|<!doctype svg[^>]*(\[[\s\S]*?\]\s*)?>\s*)*<svg[\s>/]/.test(start)) return image('svg')
-    if (/^(<!--[\s\S]*?-->\s*)?<(!doctype html|html|head|body|title|meta|script|h1|p)[\s>]/.test(start)) return other('HTML')
-    return other('XML')
+    const root = rootElement(start)
+    if (root === 'svg' || root?.endsWith(':svg') === true) return image('svg')
+    return other(root !== undefined && htmlElements.has(root) ? 'HTML' : 'XML')
   }
   if (/^[[{]\s*(["[{}\]]|-?\d|true|false|null)/.test(start)) return other('JSON')
   return { type: 'unknown' }

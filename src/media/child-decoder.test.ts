@@ -1,0 +1,121 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import sharp from 'sharp'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { errorData } from '../errors.ts'
+import { createImageDecoder, type ImageDecoder } from './child-decoder.ts'
+import { decodeImage } from './image.ts'
+import { preprocessImage } from './preprocess.ts'
+
+const spec = { resize: { size: { height: 16, width: 16 }, filter: 'bilinear' }, rescaleFactor: 1 / 255 } as const
+let root: string
+/** Takes a process some hundred milliseconds to decode. */
+let large: Buffer
+let decoder: ImageDecoder
+beforeAll(async () => {
+  root = await mkdtemp(path.join(tmpdir(), 'modalign-decoder-'))
+  const picture = sharp({ create: { width: 40, height: 30, channels: 3, background: '#4080c0' } })
+  for (const format of ['jpeg', 'png', 'webp', 'gif', 'tiff', 'avif'] as const)
+    await picture
+      .clone()
+      .toFormat(format)
+      .toFile(path.join(root, `a.${format}`))
+  await writeFile(path.join(root, 'page.png'), '<html>')
+  await writeFile(path.join(root, 'a.svg'), '<svg xmlns="http://www.w3.org/2000/svg" width="3" height="2"/>')
+  large = await sharp({ create: { width: 4000, height: 4000, channels: 3, background: 'red' } })
+    .png({ compressionLevel: 1 })
+    .toBuffer()
+  decoder = createImageDecoder({ root, processes: 2 })
+})
+afterAll(async () => {
+  await decoder.dispose()
+  await rm(root, { recursive: true, force: true })
+})
+
+const failure = async (promise: Promise<unknown>) =>
+  await promise.then(
+    () => ({ code: 'DECODED' }),
+    (error: unknown) => errorData(error),
+  )
+
+test('decodes every format as this process does, loaders restricted', async () => {
+  for (const format of ['jpeg', 'png', 'webp', 'gif', 'tiff', 'avif']) {
+    expect(await decoder.decode(`a.${format}`)).toEqual(await decodeImage(`a.${format}`, { root }))
+  }
+  expect(decoder.processIds.length).toBeLessThanOrEqual(2)
+})
+
+test('prepares as this process does, from bytes too', async () => {
+  const image = await decodeImage('a.jpeg', { root })
+  const { tensor, width, height, format } = await decoder.preprocess('a.jpeg', spec)
+  expect([tensor, width, height, format]).toEqual([preprocessImage(image, spec), 40, 30, 'jpeg'])
+  const bytes = await sharp(path.join(root, 'a.jpeg')).png().toBuffer()
+  expect((await decoder.preprocess(bytes, spec)).format).toBe('png')
+})
+
+test('errors cross whole', async () => {
+  expect(await failure(decoder.decode('page.png'))).toMatchObject({ code: 'IMAGE_NOT_IMAGE', file: 'page.png' })
+  expect(await failure(decoder.decode('../a.png'))).toMatchObject({ code: 'PATH_ESCAPE' })
+  expect(await failure(decoder.decode('a.svg'))).toMatchObject({ code: 'IMAGE_FORMAT_BLOCKED' })
+})
+
+test('SVG decodes where it is allowed', async () => {
+  await using open = createImageDecoder({ root, processes: 1, formats: ['svg'] })
+  expect(await open.decode('a.svg')).toMatchObject({ width: 3, height: 2 })
+})
+
+test('a process that dies costs no picture; a picture over which two die is reported, and the others go on', async () => {
+  await Promise.all([decoder.decode('a.png'), decoder.decode('a.jpeg')])
+  // Both processes are up now. The first takes the large picture; the small ones wait behind it and behind the second.
+  const [first, second] = decoder.processIds
+  if (first === undefined || second === undefined) throw new Error('two processes were expected')
+  const fate = failure(decoder.preprocess(large, spec))
+  process.kill(first, 'SIGKILL')
+  while (decoder.processIds.includes(first)) await sleep(2)
+  // The retry runs in the second process.
+  process.kill(second, 'SIGKILL')
+  expect(await fate).toMatchObject({ code: 'IMAGE_DECODER_CRASHED', got: expect.stringContaining('SIGKILL') })
+  expect(await decoder.decode('a.png')).toMatchObject({ width: 40, height: 30 })
+
+  await Promise.all([decoder.decode('a.png'), decoder.decode('a.jpeg')])
+  const [victim] = decoder.processIds
+  const retried = decoder.preprocess(large, spec)
+  if (victim !== undefined) process.kill(victim, 'SIGKILL')
+  expect(await retried).toMatchObject({ width: 4000, height: 4000 })
+})
+
+test('an abort rejects at once and frees the process', async () => {
+  const controller = new AbortController()
+  const aborted = failure(decoder.preprocess(large, spec, { signal: controller.signal }))
+  const waiting = Array.from({ length: 4 }, () => failure(decoder.preprocess('a.png', spec, { signal: controller.signal })))
+  controller.abort()
+  expect(await aborted).toMatchObject({ code: 'ABORTED' })
+  for (const error of await Promise.all(waiting)) expect(error).toMatchObject({ code: 'ABORTED' })
+  expect(await failure(decoder.decode('a.png', { signal: AbortSignal.abort() }))).toMatchObject({ code: 'ABORTED' })
+  expect(await decoder.decode('a.png')).toMatchObject({ width: 40, height: 30 })
+})
+
+test('pictures larger than what may be decoded at once go one at a time', async () => {
+  await using narrow = createImageDecoder({ root, processes: 2, maxPixelsAtOnce: 100 })
+  const results = await Promise.all(Array.from({ length: 6 }, () => narrow.preprocess('a.png', spec)))
+  expect(results.map(({ width }) => width)).toEqual([40, 40, 40, 40, 40, 40])
+})
+
+test('what is over time is over', async () => {
+  await using hasty = createImageDecoder({ root, processes: 1, limits: { timeoutMs: 5 } })
+  expect(await failure(hasty.preprocess(large, spec))).toMatchObject({ code: 'IMAGE_TIMEOUT' })
+})
+
+test('disposing ends the processes and rejects what is under way', async () => {
+  const passing = createImageDecoder({ root, processes: 1 })
+  await passing.decode('a.png')
+  const [pid] = passing.processIds
+  const [running, queued] = [failure(passing.preprocess(large, spec)), failure(passing.decode('a.png'))]
+  await passing.dispose()
+  expect(await running).toMatchObject({ code: 'DECODER_DISPOSED' })
+  expect(await queued).toMatchObject({ code: 'DECODER_DISPOSED' })
+  expect(await failure(passing.decode('a.png'))).toMatchObject({ code: 'DECODER_DISPOSED' })
+  expect(() => process.kill(pid ?? 0, 0)).toThrow('ESRCH')
+})
