@@ -1,7 +1,9 @@
 import { ModalignError } from '../errors.ts'
 import { cast } from '../graph/operators/cast.ts'
-import { type Tensor, weight as weightTensor } from '../graph/tensor.ts'
+import { type Tensor, type WeightSource, weight as weightTensor } from '../graph/tensor.ts'
+import type { DataType } from '../tensors.ts'
 import type { Checkpoint } from '../weights/checkpoint.ts'
+import type { SafetensorsFile } from '../weights/safetensors-source.ts'
 import type { WeightLookup } from './decoder.ts'
 
 /**
@@ -10,11 +12,46 @@ import type { WeightLookup } from './decoder.ts'
  * @throws WEIGHT_SHAPE, WEIGHT_DTYPE, TENSOR_MISSING: config.json and the weights do not belong together.
  */
 export function checkpointWeights(checkpoint: Checkpoint): WeightLookup {
+  return checkedWeights((name) => {
+    const { file, dtype, shape, offset, byteLength } = checkpoint.tensor(name)
+    return { file, dtype, shape, source: { kind: 'file', file, offset, byteLength } }
+  })
+}
+
+/**
+ * The same for places without files (browsers): every tensor is read into memory now, and goes with the lowered graph as `externalData`.
+ *
+ * @throws as {@link checkpointWeights}, and what reading the tensors throws
+ * @example
+ * const weights = await memoryWeights(await readSafetensors(await httpSource('/models/tiny/model.safetensors')))
+ * const decoder = buildDecoder(config, weights)
+ */
+export async function memoryWeights(safetensors: SafetensorsFile): Promise<WeightLookup> {
+  const { file } = safetensors
+  const values = new Map(
+    await Promise.all([...safetensors.tensors.keys()].map(async (name) => [name, await safetensors.read(name)] as const)),
+  )
+  return checkedWeights((name) => {
+    const value = values.get(name)
+    if (value === undefined)
+      throw new ModalignError({ code: 'TENSOR_MISSING', file, got: `no tensor ${JSON.stringify(name)}`, expected: 'a weight of the model' })
+    return { file, dtype: value.dtype, shape: value.dims, source: { kind: 'memory', value } }
+  })
+}
+
+interface Found {
+  readonly file: string | undefined
+  readonly dtype: DataType
+  readonly shape: readonly number[]
+  readonly source: WeightSource
+}
+
+function checkedWeights(find: (name: string) => Found): WeightLookup {
   const known = new Map<string, Tensor>()
   return (name, shape) => {
     const seen = known.get(name)
     if (seen !== undefined) return seen
-    const { file, dtype, shape: stored, offset, byteLength } = checkpoint.tensor(name)
+    const { file, dtype, shape: stored, source } = find(name)
     if (String(stored) !== String(shape)) {
       throw new ModalignError({
         code: 'WEIGHT_SHAPE',
@@ -27,7 +64,7 @@ export function checkpointWeights(checkpoint: Checkpoint): WeightLookup {
     if (dtype !== 'float32' && dtype !== 'float16' && dtype !== 'bfloat16') {
       throw new ModalignError({ code: 'WEIGHT_DTYPE', file, field: name, got: dtype, expected: 'float32, float16 or bfloat16' })
     }
-    const tensor = cast(weightTensor(name, dtype, shape, { kind: 'file', file, offset, byteLength }), 'float32')
+    const tensor = cast(weightTensor(name, dtype, shape, source), 'float32')
     known.set(name, tensor)
     return tensor
   }
