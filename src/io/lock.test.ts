@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -54,27 +55,44 @@ test('a dead process, an earlier start of the machine and a reused pid are taken
   }
 })
 
-test('of twenty that find a stale lock one gets it', async () => {
-  await acquireLock(path)
-  await rewrite({ bootId: 'another' })
-  const results = await Promise.allSettled(Array.from({ length: 20 }, () => acquireLock(path)))
-  expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
-  expect(await readdir(folder)).toEqual(['.lock'])
+test('of twenty that find a stale lock one gets it, every time', async () => {
+  for (let round = 0; round < 15; round++) {
+    const lock = await acquireLock(path)
+    await rewrite({ bootId: 'another' })
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => acquireLock(path)))
+    expect(results.flatMap((result) => (result.status === 'rejected' ? [result.reason.code] : []))).toEqual(Array(19).fill('OUTPUT_LOCKED'))
+    expect(await readdir(folder)).toEqual(['.lock'])
+    await lock.release()
+    await rm(path)
+  }
 })
 
-test('a lock that changes hands between being found stale and being taken away goes back to its new holder', async () => {
+test('a lock that changes hands after it was found stale stays with its new holder', async () => {
   await acquireLock(path)
-  const fresh = { ...JSON.parse(await readFile(path, 'utf8')), token: 'fresh' }
+  const fresh = { ...JSON.parse(await readFile(path, 'utf8')), token: randomUUID() }
   await rewrite({ bootId: 'another' })
+  let links = 0
   const fs = {
     ...nodeFs,
-    rename: async (from: string, to: string) => {
-      await writeFile(path, JSON.stringify(fresh))
-      await nodeFs.rename(from, to)
+    link: async (existing: string, name: string) => {
+      // The second is that of the right to take the stale lock over.
+      if (++links === 2) await writeFile(path, JSON.stringify(fresh))
+      await nodeFs.link(existing, name)
     },
   }
   expect(await failure(acquireLock(path, { fs }))).toMatchObject({ code: 'OUTPUT_LOCKED' })
   expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(fresh)
+  expect(await readdir(folder)).toEqual(['.lock'])
+})
+
+test('a process that died while taking over is taken over as well', async () => {
+  await acquireLock(path)
+  await rewrite({ bootId: 'another' })
+  const dead = await readFile(path, 'utf8')
+  const right = `${path}.${JSON.parse(dead).token.slice(0, 8)}`
+  await writeFile(right, JSON.stringify({ ...JSON.parse(dead), token: randomUUID() }))
+  await writeFile(`${path}.01234567`, dead)
+  await acquireLock(path)
   expect(await readdir(folder)).toEqual(['.lock'])
 })
 
@@ -85,13 +103,15 @@ test('a lock of another machine and a file that is no lock are never taken', asy
     code: 'OUTPUT_LOCKED',
     details: { hint: expect.stringContaining('that machine') },
   })
+  await writeFile(path, await readFile(path, 'utf8').then((text) => text.replace(/"token":"[^"]*"/, '"token":"../../x"')))
+  expect(await failure(acquireLock(path))).toMatchObject({ code: 'OUTPUT_LOCKED', details: { expected: 'a lock file of this program' } })
   await writeFile(path, 'notes')
   expect(await failure(acquireLock(path))).toMatchObject({ code: 'OUTPUT_LOCKED', details: { got: 'notes' } })
 })
 
 test('releasing leaves a lock that somebody else has put there', async () => {
   const lock = await acquireLock(path)
-  await rewrite({ token: 'another' })
+  await rewrite({ token: randomUUID() })
   await lock.release()
   expect(await readdir(folder)).toEqual(['.lock'])
 })

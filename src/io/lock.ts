@@ -5,7 +5,7 @@ import { hostname } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
-import { createFileAtomic } from './atomic.ts'
+import { createFileAtomic, writeFileAtomic } from './atomic.ts'
 import { errnoOf, fileError } from './file-error.ts'
 import { type FsOps, nodeFs } from './fs-ops.ts'
 
@@ -23,7 +23,7 @@ const holderSchema = z.strictObject({
   /** Of the process, in clock ticks since the start of the machine: tells a reused pid apart. Null where the system does not say. */
   startTicks: z.string().nullable(),
   /** Unique to this one acquisition. */
-  token: z.string(),
+  token: z.uuid(),
   since: z.string(),
 })
 type Holder = z.infer<typeof holderSchema>
@@ -45,25 +45,19 @@ export async function acquireLock(path: string, { fs = nodeFs }: { readonly fs?:
     token: randomUUID(),
     since: new Date().toISOString(),
   }
-  // Two rounds suffice against dead holders; more are needed only while others take and leave the lock at the same moment.
-  for (let round = 0; round < 8; round++) {
-    try {
-      await createFileAtomic(path, `${JSON.stringify(mine)}\n`, { fs })
-      await removeAbandoned(path, fs)
-      return heldLock(path, mine.token, fs)
-    } catch (error) {
-      // Another process has taken our mark, not yet in place, for an abandoned one.
-      if (error instanceof ModalignError && error.code === 'FILE_MISSING' && round < 7) continue
-      if (!(error instanceof ModalignError) || error.code !== 'FILE_EXISTS') {
-        // The mark may stand although making it durable failed: it must not outlive this failure.
-        if (error instanceof ModalignError) await heldLock(path, mine.token, fs).release()
-        throw error
+  const lock = heldLock(path, mine.token, fs)
+  try {
+    // One round suffices where nobody else is at it; others may leave or take over the lock meanwhile.
+    for (let round = 0; round < 8; round++) {
+      if ((await create(path, mine, fs)) || (await takeOver(path, mine, fs))) {
+        await removeAbandoned(path, fs)
+        return lock
       }
     }
-    const holder = await readHolder(path)
-    if (holder === undefined) continue
-    if (!gone(holder)) throw lockedBy(path, holder)
-    await takeAway(path, holder.token, fs)
+  } catch (error) {
+    // The mark may stand although making it durable failed: it must not outlive this failure.
+    if (error instanceof ModalignError) await lock.release()
+    throw error
   }
   throw new ModalignError({
     code: 'OUTPUT_LOCKED',
@@ -71,6 +65,38 @@ export async function acquireLock(path: string, { fs = nodeFs }: { readonly fs?:
     got: 'a lock that keeps changing hands',
     hint: 'other processes are starting on the same output: run one',
   })
+}
+
+async function create(path: string, mine: Holder, fs: FsOps): Promise<boolean> {
+  try {
+    await createFileAtomic(path, markOf(mine), { fs })
+    return true
+  } catch (error) {
+    if (error instanceof ModalignError && error.code === 'FILE_EXISTS') return false
+    throw error
+  }
+}
+
+/**
+ * Replaces the mark of a process that is gone. The right to do so is itself a lock, named after that very mark, so that only one process at a time has it; and
+ * a mark whose process is gone changes by this way only. So what its holder reads under it stays true until it is replaced.
+ */
+async function takeOver(path: string, mine: Holder, fs: FsOps): Promise<boolean> {
+  const holder = await readHolder(path)
+  if (holder === undefined) return false
+  if (!gone(holder)) throw lockedBy(path, holder)
+  const right = await acquireLock(`${path}.${holder.token.slice(0, 8)}`, { fs })
+  try {
+    if ((await readHolder(path))?.token !== holder.token) return false
+    await writeFileAtomic(path, markOf(mine), { fs })
+    return true
+  } finally {
+    await right.release()
+  }
+}
+
+function markOf(holder: Holder): string {
+  return `${JSON.stringify(holder)}\n`
 }
 
 function heldLock(path: string, token: string, fs: FsOps): Lock {
@@ -117,37 +143,25 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** The lock is renamed to a name of ours before it goes: of several processes that found it stale, one gets it. If it was a fresh one instead, it goes back. */
-async function takeAway(path: string, staleToken: string, fs: FsOps): Promise<void> {
-  const aside = `${path}.stale-${process.pid}-${randomUUID()}`
-  try {
-    await fs.rename(path, aside)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return
-    throw fileError(error, path)
-  }
-  const taken = await readHolder(aside)
-  try {
-    if (taken !== undefined && taken.token !== staleToken) await fs.link(aside, path)
-    await fs.unlink(aside)
-    await fs.syncDir(dirname(path))
-  } catch (error) {
-    throw fileError(error, path)
-  }
-}
-
-/** What processes that died while they took the lock have left beside it. Their process ids are part of the names. */
+/** What processes that died while they took this lock have left beside it: unfinished marks, with the process id in their names, and rights to marks that are no more. */
 async function removeAbandoned(path: string, fs: FsOps): Promise<void> {
   const folder = dirname(path)
   const name = basename(path)
   try {
     for (const entry of await fs.readdir(folder)) {
-      const pid = entry.includes(name) ? /\.(?:tmp|stale)-(\d+)-[0-9a-f-]+$/.exec(entry)?.[1] : undefined
-      if (pid !== undefined && !running(Number(pid))) await fs.unlink(join(folder, entry))
+      if (entry.includes(name) && (await abandoned(join(folder, entry), entry, name))) await fs.unlink(join(folder, entry))
     }
   } catch (error) {
     throw fileError(error, path)
   }
+}
+
+async function abandoned(file: string, entry: string, name: string): Promise<boolean> {
+  const pid = /\.tmp-(\d+)-[0-9a-f]{12}$/.exec(entry)?.[1]
+  if (pid !== undefined) return !running(Number(pid))
+  if (!entry.startsWith(name) || !/^(\.[0-9a-f]{8})+$/.test(entry.slice(name.length))) return false
+  const holder = await readHolder(file)
+  return holder !== undefined && gone(holder)
 }
 
 function gone(holder: Holder): boolean {

@@ -378,15 +378,18 @@ describe('a disk that fails or stops', () => {
     const found: [string, string][] = []
     for (const name of (await readdir(root, { recursive: true })).sort()) {
       // Marks of a lock being taken carry the id of a process that, here, still runs; they are removed once it does not.
-      if (/\.lock\.(tmp|stale)-\d+-/.test(name)) continue
+      if (/\.lock(\.[0-9a-f]{8})*\.tmp-\d+-/.test(name)) continue
       if ((await stat(join(root, name))).isFile()) found.push([name, await readFile(join(root, name), 'utf8')])
     }
     return Object.fromEntries(found)
   }
-  /** The process of the simulated crash is this one: what marks its lock as a dead process's is another start time. */
-  async function buryHolder(path: string): Promise<void> {
-    const text = await readFile(path, 'utf8').catch(() => undefined)
-    if (text !== undefined) await writeFile(path, JSON.stringify({ ...JSON.parse(text), bootId: 'another' }))
+  /** The process of the simulated crash is this one: what marks its lock as a dead process's is another start of the machine. */
+  async function buryHolder(): Promise<void> {
+    for (const name of await readdir(folder)) {
+      if (!/\.lock(\.[0-9a-f]{8})*$/.test(name)) continue
+      const path = join(folder, name)
+      await writeFile(path, JSON.stringify({ ...JSON.parse(await readFile(path, 'utf8')), bootId: 'another' }))
+    }
   }
   async function reset(): Promise<void> {
     await rm(folder, { recursive: true })
@@ -406,11 +409,11 @@ describe('a disk that fails or stops', () => {
         await failure(job(ids, { output, fs, syncIntervalMs: 0 }))
         if (!fs.hit) break
         count++
-        await buryHolder(join(folder, 'out.lock'))
+        await buryHolder()
         // Half of the restarts crash as well.
         if (n % 2 === 0) {
           await failure(job(ids, { output, fs: crashNth(1 + ((n * 7) % 23), { torn }) }))
-          await buryHolder(join(folder, 'out.lock'))
+          await buryHolder()
         }
         const summary = await job(ids, { output })
         expect(summary).toMatchObject({ status: 'finished', captioned: 5, bad: 1 })
@@ -431,7 +434,7 @@ describe('a disk that fails or stops', () => {
       if (!fs.hit) break
       expect(error).toMatchObject({ code: errno === 'ENOSPC' ? 'DISK_FULL' : 'DISK_FAILED' })
       // Where the failing operation was the lock's own removal, the lock stays; its holder is then a process that has ended.
-      await buryHolder(join(folder, 'out.lock'))
+      await buryHolder()
       await job(ids, { output })
       expect(await contents(folder)).toEqual(undisturbed)
     }
@@ -447,7 +450,7 @@ describe('a disk that fails or stops', () => {
       const fs = crashNth(n, { torn: 0.5 })
       await failure(job(ids, { output, fs, syncIntervalMs: 0 }))
       if (!fs.hit) break
-      await buryHolder(join(folder, 'out.lock'))
+      await buryHolder()
       await job(ids, { output })
       expect(await readFile(output.path, 'utf8')).toBe(undisturbed)
     }
