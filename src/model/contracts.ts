@@ -95,6 +95,8 @@ export interface ProjectorInput {
 export interface ProjectorContext<O> {
   /** Width of the language model's token embeddings. */
   readonly outputWidth: number
+  /** How the features that come in lie. */
+  readonly grid: TokenGrid
   readonly options: O
 }
 

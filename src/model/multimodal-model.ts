@@ -8,7 +8,6 @@ import type { LanguageModel } from '../llm/language-model.ts'
 import { lower } from '../onnx/lower.ts'
 import { createSession } from '../runtime/node.ts'
 import type { DeviceRequest, Session } from '../runtime/session.ts'
-import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { type PromptIds, renderPrompt } from '../text/label-spans.ts'
 import type { Encoder, Features, MediaSource, Projector, TokenGrid, Turn } from './contracts.ts'
@@ -114,8 +113,7 @@ export class MultimodalModel implements AsyncDisposable {
 
   /** Features of pictures, float32 [pictures, tokens, width]. */
   async encode(sources: readonly MediaSource[], options: ReadOptions = {}): Promise<Features> {
-    const inputs: NamedTensors[] = []
-    for (const source of sources) inputs.push(await this.image.encoder.preprocess(await this.reader.image(source, options)))
+    const inputs = await Promise.all(sources.map(async (source) => this.image.encoder.preprocess(await this.reader.image(source, options))))
     return this.image.encoder.encode(inputs, options.signal === undefined ? {} : { signal: options.signal })
   }
 

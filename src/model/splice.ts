@@ -37,7 +37,7 @@ export function project({ modality, projector, grid, width }: MediaPath, outputW
   const scope = new ParameterScope(modality)
   const media = size(`${modality}_count`)
   const features = input(`${modality}.features`, 'float32', [media, gridTokens(grid), width])
-  const embeddings = definition.build({ features: [features] }, scope, { outputWidth, options })
+  const embeddings = definition.build({ features: [features] }, scope, { outputWidth, grid, options })
   const tokens = gridTokens(definition.tokens(grid, options))
   const expected = [media, tokens, outputWidth]
   if (String(embeddings.shape) !== String(expected)) {

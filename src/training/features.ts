@@ -23,6 +23,11 @@ export class FeatureMemory {
     this.#maxBytes = maxBytes
   }
 
+  /** Channels of a feature. */
+  get width(): number {
+    return this.#model.image.encoder.width
+  }
+
   /** Features float32 [tokens, width] of each source, in order. @throws what decoding throws, naming the file. */
   async of(sources: readonly MediaSource[]): Promise<readonly Float32Array[]> {
     const missing = [...new Set(sources.filter((source) => !this.#known.has(source)))]

@@ -62,6 +62,8 @@ export interface TuneOptions extends TuneSettings {
   /** Called with the error of each record that was left out (`onBad: 'skip'`). */
   readonly onBadRecord?: (error: ModalignError) => void
   readonly listeners?: readonly RunListener[]
+  /** Features computed before, with the dataset's root. Default: computed as they are needed. */
+  readonly features?: FeatureMemory
   /** Ends the run after the step under way, with a checkpoint to resume from. */
   readonly signal?: AbortSignal
 }
@@ -91,7 +93,7 @@ export async function* tune(
   dataset: DatasetSource,
   options: TuneOptions,
 ): AsyncGenerator<StepMetrics, TuneSummary> {
-  const { output, onBadRecord, listeners = [], signal, ...given } = options
+  const { output, onBadRecord, listeners = [], features, signal, ...given } = options
   const settings = parseSettings(given)
   const folder = resolve(output)
   await nodeFs.mkdir(folder)
@@ -136,7 +138,9 @@ export async function* tune(
   const firstStep = (from?.step ?? 0) + 1
   await log.emit({ type: 'start', firstStep, totalSteps: plan.totalSteps })
 
-  const run = new Run(model, prepared.samples, prepared.root, plan, trainer, graph.headChunks)
+  // No signal: an abort ends the run between steps, with a checkpoint, and reading goes on until then.
+  const memory = features ?? new FeatureMemory(model, { root: prepared.root })
+  const run = new Run(model, prepared.samples, memory, plan, trainer, graph.headChunks)
   let loss = Number.NaN
   let step = firstStep - 1
   try {
@@ -212,14 +216,13 @@ class Run {
   constructor(
     model: MultimodalModel,
     samples: readonly PreparedSample[],
-    root: string | undefined,
+    features: FeatureMemory,
     plan: Plan,
     trainer: WorkerTrainer,
     headChunks: number,
   ) {
     this.#samples = samples
-    // An abort ends the run between steps, with a checkpoint: reading goes on until then.
-    this.#features = new FeatureMemory(model, { root })
+    this.#features = features
     this.#plan = plan
     this.#trainer = trainer
     this.#headChunks = headChunks

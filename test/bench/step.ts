@@ -1,0 +1,176 @@
+/**
+ * The training step of SmolLM2-135M's shape: batch 4 x 256 tokens, 64 media tokens and 64 supervised tokens in each, an MLP projector trained through the frozen model.
+ * What `tune` runs, in the worker that it runs in.
+ */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { mlp } from '../../projectors/mlp.ts'
+import { size } from '../../src/graph/dim.ts'
+import { matmul } from '../../src/graph/operators/matmul.ts'
+import { input } from '../../src/graph/tensor.ts'
+import { generateTokens } from '../../src/llm/generation.ts'
+import { generationGraph } from '../../src/llm/generation-graph.ts'
+import { initialValues } from '../../src/model/initial-values.ts'
+import { imageGrid } from '../../src/model/token-grid.ts'
+import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
+import { createSession } from '../../src/runtime/node.ts'
+import type { ModelSource } from '../../src/runtime/session.ts'
+import { float32Tensor } from '../../src/tensors.ts'
+import { type BatchItem, collate } from '../../src/training/batch.ts'
+import { stepGraph } from '../../src/training/step-graph.ts'
+import { openTrainer } from '../../src/training/worker-trainer.ts'
+import { peakRssGB, pssGB } from './memory.ts'
+import { randomSmollm2, smollm2 } from './smollm2.ts'
+
+const batch = 4
+const tokens = 256
+const mediaTokens = 64
+const supervised = 64
+const featureWidth = 768
+const headChunks = 4
+
+export interface StepFigures {
+  readonly secondsPerStep: number
+  readonly tokensPerSecond: number
+  readonly gflops: number
+  readonly peakGflops: number
+  readonly ratioToPeak: number
+  readonly peakRssGB: number | undefined
+  /** Memory beside the step's peak that a sample and an evaluation in the middle of a run add, by Pss. */
+  readonly sampleMemoryRatio: number | undefined
+  readonly loss: number
+}
+
+export async function benchStep({ steps = 5 }: { readonly steps?: number } = {}): Promise<StepFigures> {
+  const folder = await mkdtemp(join(tmpdir(), 'modalign-bench-'))
+  try {
+    const decoder = await randomSmollm2(folder)
+    const graph = stepGraph({
+      decoder,
+      media: [{ modality: 'image', projector: mlp({ depth: 2 }), grid: imageGrid(8, 8), width: featureWidth }],
+      headChunks,
+    })
+    const { feeds, weight } = collate(
+      Array.from({ length: batch }, (_, row) => item(row)),
+      {
+        media: [{ modality: 'image', tokens: mediaTokens, width: featureWidth, tokensOut: mediaTokens }],
+        headChunks,
+      },
+    )
+    const peakBefore = await peakMatMul()
+    await using trainer = await openTrainer({
+      model: sourceOf(graph.model),
+      session: { device: 'cpu', memoryPattern: false },
+      trainables: initialValues(graph.parameters, 0),
+      optimizer: { name: 'adamw', weightDecay: 0 },
+      maxGradientNorm: 1,
+    })
+    const seconds: number[] = []
+    let loss = 0
+    for (let step = 0; step <= steps; step++) {
+      const started = performance.now()
+      await trainer.accumulate(feeds, weight)
+      ;({ loss } = await trainer.update(1e-4))
+      // The first one fills the arenas.
+      if (step > 0) seconds.push((performance.now() - started) / 1000)
+    }
+    const [rss, pss] = [peakRssGB(), pssGB()]
+    await trainer.loss(feeds)
+    await using session = await createSession(sourceOf(generationGraph(decoder)), {
+      device: 'cpu',
+      memoryPattern: false,
+      prepacking: false,
+    })
+    for await (const _ of generateTokens({ session, decoder }, [{ ids: Array.from({ length: 32 }, (_, id) => id + 5) }], {
+      maxNewTokens: 8,
+      stopTokenIds: [],
+      draw: () => 0,
+    }));
+    const pssAfter = pssGB()
+    const peak = Math.max(peakBefore, await peakMatMul())
+    const best = Math.min(...seconds)
+    const gflops = stepFlops() / best / 1e9
+    return {
+      secondsPerStep: best,
+      tokensPerSecond: (batch * tokens) / best,
+      gflops,
+      peakGflops: peak,
+      ratioToPeak: gflops / peak,
+      peakRssGB: rss,
+      sampleMemoryRatio: pss === undefined || pssAfter === undefined ? undefined : pssAfter / pss - 1,
+      loss,
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** 2MNK over the products of one step: forward, and backward down to the projector's weights. */
+function stepFlops(): number {
+  const {
+    hidden_size: width,
+    intermediate_size: inner,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    vocab_size: vocabulary,
+  } = smollm2
+  const kvWidth = (width / heads) * (smollm2.num_key_value_heads ?? heads)
+  const rows = batch * tokens
+  const linears = 2 * rows * (2 * width * width + 2 * width * kvWidth + 3 * width * inner)
+  // Q K^T and P V over all keys, masked ones too.
+  const attention = 2 * 2 * batch * tokens * tokens * width
+  // Backward: one product for each linear (no frozen weight gets a gradient), two for each of attention's.
+  const layer = 2 * linears + 3 * attention
+  const head = 2 * 2 * batch * supervised * width * vocabulary
+  const media = batch * mediaTokens
+  const projector = 2 * media * (2 * featureWidth * width + 3 * width * width)
+  return layers * layer + head + projector
+}
+
+/** The best of several products of the step's own shapes, in GFLOP/s: what the machine's MatMul reaches on the same threads in the same process. */
+async function peakMatMul(): Promise<number> {
+  const shapes = [
+    [1024, 1536, 576],
+    [1024, 576, 1536],
+    [1024, 576, 576],
+  ] as const
+  let best = 0
+  for (const [m, n, k] of shapes) {
+    const b = input('b', 'float32', [k, n])
+    // Many products in one run, so that calling costs nothing beside them.
+    const repeats = 8
+    const outputs = Object.fromEntries(
+      Array.from({ length: repeats }, (_, index) => [`y${index}`, matmul(input(`a${index}`, 'float32', [size('m'), k]), b)]),
+    )
+    const { bytes } = lower({ outputs, inputs: [b] })
+    await using session = await createSession({ bytes }, { device: 'cpu' })
+    const fill = (length: number): Float32Array => Float32Array.from({ length }, (_, i) => ((i * 37) % 101) / 101 - 0.5)
+    const feeds = Object.fromEntries([
+      ['b', float32Tensor(fill(k * n), [k, n])],
+      ...Array.from({ length: repeats }, (_, index) => [`a${index}`, float32Tensor(fill(m * k), [m, k])] as const),
+    ])
+    for (let run = 0; run < 6; run++) {
+      const started = performance.now()
+      await session.run(feeds)
+      if (run > 0) best = Math.max(best, (repeats * 2 * m * n * k) / ((performance.now() - started) / 1000) / 1e9)
+    }
+  }
+  return best
+}
+
+function item(row: number): BatchItem {
+  const ids = Int32Array.from({ length: tokens }, (_, place) =>
+    place >= 4 && place < 4 + mediaTokens ? -1 : (place * 7919 + row * 104_729) % smollm2.vocab_size,
+  )
+  const weights = Float32Array.from({ length: tokens }, (_, place) => (place >= tokens - supervised ? 1 : 0))
+  const part = { type: 'image' as const, source: `${row}` }
+  const features = [
+    { modality: 'image' as const, data: Float32Array.from({ length: mediaTokens * featureWidth }, (_, i) => Math.sin(i + row)) },
+  ]
+  return { ids, weights, targets: supervised, media: [{ part, turn: 0, start: 4, length: mediaTokens }], features }
+}
+
+function sourceOf({ bytes, externalRoot, externalData }: LoweredModel): ModelSource {
+  return { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData && { externalData }) }
+}
