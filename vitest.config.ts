@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config'
+import { SkipReporter } from './test/skip-reporter.ts'
 
 const long = process.env.MODALIGN_LONG === '1'
 
@@ -8,6 +9,7 @@ export default defineConfig({
     pool: 'forks',
     // Workers that the code under test starts are TypeScript files too: tsx loads them, and worker threads inherit this flag.
     execArgv: ['--import', 'tsx'],
+    reporters: ['default', new SkipReporter({ failOnSkip: long })],
     maxWorkers: 2,
     testTimeout: long ? 1_800_000 : 60_000,
     hookTimeout: 120_000,
