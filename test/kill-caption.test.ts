@@ -10,6 +10,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type KillJob, runKillJob } from './kill-caption-job.ts'
 
 const long = process.env.MODALIGN_LONG === '1'
+/** Far above what these take (seconds, or minutes in the long run): they are many process starts, and the machine may be shared. */
+const timeoutMs = long ? 1_800_000 : 300_000
 const itemCount = 60
 const badIds = new Set(['05.jpg', '17.jpg', 'more/41.jpg'])
 
@@ -92,40 +94,47 @@ async function finishAndCompare(job: KillJob, folder: string, expected: Record<s
 }
 
 describe('SIGKILL at random moments', () => {
-  test.each(['jsonl', 'csv', 'txt'] as const)('%s: after restarts, the files of an undisturbed run', async (format) => {
-    const expected = await undisturbed(format)
-    const started = performance.now()
-    await inFolder(async (folder) => {
-      const [code] = await once(start(jobIn(folder, format, 15)), 'exit')
-      expect(code).toBe(0)
-      expect(await contents(folder)).toEqual(expected)
-    })
-    const wholeMs = performance.now() - started
-    let kills = 0
-    let midway = 0
-    const wanted = long ? (format === 'jsonl' ? 100 : 20) : format === 'jsonl' ? 10 : 3
-    // A loaded machine may put all of the first kills before or after the work.
-    for (let run = 0; kills < wanted || (midway === 0 && run < 40); run++) {
+  test.each(['jsonl', 'csv', 'txt'] as const)(
+    '%s: after restarts, the files of an undisturbed run',
+    { timeout: timeoutMs },
+    async (format) => {
+      const expected = await undisturbed(format)
+      const started = performance.now()
       await inFolder(async (folder) => {
-        const job = jobIn(folder, format, 15)
-        const moments: number[] = []
-        // Killed up to three times over, recovery included, and then left to finish.
-        for (let attempt = 0; attempt < 1 + (kills % 3); attempt++) {
-          const process = start(job)
-          const exit = once(process, 'exit')
-          const momentMs = wholeMs * Math.random()
-          moments.push(Math.round(momentMs))
-          await pause(momentMs)
-          process.kill('SIGKILL')
-          const [, signal] = await exit
-          if (signal === 'SIGKILL') kills++
-          if (await rowsAreIncomplete(format === 'txt' ? `${job.output}.rows.jsonl` : job.output)) midway++
-        }
-        await finishAndCompare(job, folder, expected, `killed after ${moments.join(', ')} ms of ${Math.round(wholeMs)}`)
+        const [code] = await once(start(jobIn(folder, format, 15)), 'exit')
+        expect(code).toBe(0)
+        expect(await contents(folder)).toEqual(expected)
       })
-    }
-    expect(midway).toBeGreaterThan(0)
-  })
+      let wholeMs = performance.now() - started
+      let kills = 0
+      let midway = 0
+      const wanted = long ? (format === 'jsonl' ? 100 : 20) : format === 'jsonl' ? 10 : 3
+      // A loaded machine may put all of the first kills before or after the work.
+      for (let run = 0; kills < wanted || (midway === 0 && run < 40); run++) {
+        await inFolder(async (folder) => {
+          const job = jobIn(folder, format, 15)
+          const moments: number[] = []
+          // Killed up to three times over, recovery included, and then left to finish.
+          for (let attempt = 0; attempt < 1 + (kills % 3); attempt++) {
+            const process = start(job)
+            const exit = once(process, 'exit')
+            const momentMs = wholeMs * Math.random()
+            moments.push(Math.round(momentMs))
+            const startedAt = performance.now()
+            await Promise.race([pause(momentMs), exit])
+            process.kill('SIGKILL')
+            const [, signal] = await exit
+            // It was faster than the first: the machine is less busy now.
+            if (signal === null && moments.length === 1) wholeMs = Math.min(wholeMs, performance.now() - startedAt)
+            if (signal === 'SIGKILL') kills++
+            if (await rowsAreIncomplete(format === 'txt' ? `${job.output}.rows.jsonl` : job.output)) midway++
+          }
+          await finishAndCompare(job, folder, expected, `killed after ${moments.join(', ')} ms of ${Math.round(wholeMs)}`)
+        })
+      }
+      expect(midway).toBeGreaterThan(0)
+    },
+  )
 })
 
 /** Some rows are there, not all. */
@@ -150,7 +159,7 @@ describe.skipIf(noStrace !== undefined)(
   `SIGKILL at every call that changes the disk${noStrace === undefined ? '' : ` (skipped: ${noStrace})`}`,
   () => {
     const formats = long ? (['jsonl', 'csv', 'txt'] as const) : (['jsonl'] as const)
-    test.each(formats)('%s: after a restart, the files of an undisturbed run', async (format) => {
+    test.each(formats)('%s: after a restart, the files of an undisturbed run', { timeout: timeoutMs }, async (format) => {
       const expected = await undisturbed(format)
       const counts = await inFolder(async (folder) => {
         const trace = join(folder, '..', 'trace.txt')
