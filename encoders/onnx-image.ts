@@ -14,10 +14,10 @@ import {
   preprocessedSize,
   preprocessImage,
 } from '../src/media/preprocess.ts'
-import type { DecodedImage, Encoder, Features, TokenGrid } from '../src/model/contracts.ts'
+import type { DecodedImage, Encoder, Features } from '../src/model/contracts.ts'
 import { type ValueDescription, valueDescription } from '../src/onnx/build.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
-import { fromFloat16Bits, toFloat16Bits } from '../src/onnx/float16.ts'
+import { toFloat16Bits } from '../src/onnx/float16.ts'
 import { readOnnxFile } from '../src/onnx/load.ts'
 import type { ModelProto } from '../src/onnx/onnx_pb.ts'
 import { externalReferences, precheckModel } from '../src/onnx/precheck.ts'
@@ -25,12 +25,7 @@ import { exposeTensors } from '../src/onnx/surgery.ts'
 import { createSession } from '../src/runtime/node.ts'
 import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
-
-export type FeatureLayout =
-  /** `[images, channels, rows, columns]`: each place of the map is a token. */
-  | 'nchw-map'
-  /** `[images, tokens, channels]`. */
-  | 'tokens'
+import { type FeatureLayout, gridOf, type LaidOut, type LayoutRequest, layOut } from './feature-layout.ts'
 
 export interface OnnxImageOptions {
   /** A path, or the file's bytes (then without external data). */
@@ -270,20 +265,10 @@ function shown({ name, dtype, dims }: ValueDescription): string {
   return `${name} ${dtype ?? '?'}[${dims?.map((size) => (size === '' ? '?' : size)).join(', ') ?? '...'}]`
 }
 
-interface Runner {
+interface Runner extends LayoutRequest {
   readonly session: Session
   readonly input: TensorDescription
-  readonly output: string
   readonly batch: number
-  readonly layout: FeatureLayout | undefined
-  readonly prefixTokens: number
-  readonly file: string | undefined
-}
-
-type LaidOut = Features & {
-  readonly layout: FeatureLayout
-  /** Rows and columns, where the tensor says them. */
-  readonly map?: { readonly rows: number; readonly columns: number }
 }
 
 async function runBatch(runner: Runner, inputs: readonly NamedTensors[], signal?: AbortSignal): Promise<LaidOut> {
@@ -303,7 +288,7 @@ async function runBatch(runner: Runner, inputs: readonly NamedTensors[], signal?
       hint: 'give batch: 1 if the file was exported for one picture at a time',
     })
   }
-  return laidOut(features, runner)
+  return layOut(features, runner)
 }
 
 /** One tensor `[images, 3, height, width]` of several `[1, 3, height, width]`. */
@@ -340,78 +325,6 @@ function asInput(pixels: TensorValue, input: TensorDescription): TensorValue {
   return { dtype: 'float16', dims: pixels.dims, data: Uint16Array.from(pixels.data, toFloat16Bits) }
 }
 
-/** The tensor as features, prefix tokens dropped. */
-function laidOut(tensor: TensorValue, { output, file, layout: asked, prefixTokens }: Runner): LaidOut {
-  const layout = asked ?? (tensor.dims.length === 4 ? 'nchw-map' : 'tokens')
-  const rank = layout === 'nchw-map' ? 4 : 3
-  const dims = `[${tensor.dims.join(', ')}]`
-  if (tensor.dims.length !== rank) {
-    throw new ModalignError({
-      code: 'ENCODER_OUTPUT_RANK',
-      file,
-      field: output,
-      got: dims,
-      expected:
-        asked === undefined ? '[images, channels, rows, columns] or [images, tokens, channels]' : `rank ${rank} for the layout ${asked}`,
-      hint: 'take a tensor before the pooling',
-    })
-  }
-  const values = floats(tensor, output, file)
-  const [count = 0, second = 0, third = 0, fourth = 0] = tensor.dims
-  if (layout === 'nchw-map') {
-    if (prefixTokens > 0)
-      throw new ModalignError({
-        code: 'ENCODER_OPTIONS',
-        field: '/prefixTokens',
-        got: `${prefixTokens}`,
-        expected: '0: a map has no prefix',
-      })
-    return {
-      count,
-      tokens: third * fourth,
-      width: second,
-      data: channelsLast(values, count, second, third * fourth),
-      layout,
-      map: { rows: third, columns: fourth },
-    }
-  }
-  const tokens = second - prefixTokens
-  if (tokens < 1 || third < 1) {
-    throw new ModalignError({
-      code: 'ENCODER_OUTPUT_SIZE',
-      file,
-      field: output,
-      got: `${dims} with ${prefixTokens} prefix tokens`,
-      expected: 'at least one token',
-    })
-  }
-  if (prefixTokens === 0) return { count, tokens, width: third, data: values, layout }
-  const data = new Float32Array(count * tokens * third)
-  for (let image = 0; image < count; image++) {
-    data.set(values.subarray((image * second + prefixTokens) * third, (image + 1) * second * third), image * tokens * third)
-  }
-  return { count, tokens, width: third, data, layout }
-}
-
-function floats(tensor: TensorValue, output: string, file: string | undefined): Float32Array {
-  if (tensor.dtype === 'float32') return tensor.data
-  if (tensor.dtype === 'float16') return Float32Array.from(tensor.data, fromFloat16Bits)
-  throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: tensor.dtype, expected: 'features in float32 or float16' })
-}
-
-/** `[count, channels, places]` to `[count, places, channels]`. */
-function channelsLast(values: Float32Array, count: number, channels: number, places: number): Float32Array {
-  const result = new Float32Array(values.length)
-  for (let image = 0; image < count; image++) {
-    const start = image * channels * places
-    for (let channel = 0; channel < channels; channel++) {
-      for (let place = 0; place < places; place++)
-        result[start + place * channels + channel] = values[start + channel * places + place] ?? 0
-    }
-  }
-  return result
-}
-
 async function encode(
   runner: Runner,
   { tokens, width }: LaidOut,
@@ -434,35 +347,6 @@ async function encode(
     data.set(features.data, start * size)
   }
   return { count: inputs.length, tokens, width, data }
-}
-
-function gridOf(
-  { tokens, map }: LaidOut,
-  size: { readonly height: number; readonly width: number },
-  asked: { readonly rows: number; readonly columns: number } | undefined,
-  file: string | undefined,
-): TokenGrid {
-  const { rows, columns } = asked ?? map ?? proportionalGrid(tokens, size)
-  if (rows * columns !== tokens) {
-    throw new ModalignError({
-      code: 'ENCODER_OUTPUT_SIZE',
-      file,
-      field: '/grid',
-      got: `${rows} x ${columns}`,
-      expected: `rows and columns for ${tokens} tokens`,
-    })
-  }
-  return { segments: [{ frames: 1, rows, columns }] }
-}
-
-/** Square patches give as many rows to columns as height to width; anything else (a resampler's queries) lies in one row. */
-function proportionalGrid(
-  tokens: number,
-  { height, width }: { readonly height: number; readonly width: number },
-): { readonly rows: number; readonly columns: number } {
-  const rows = Math.round(Math.sqrt((tokens * height) / width))
-  const fits = rows > 0 && tokens % rows === 0 && rows * width === (tokens / rows) * height
-  return fits ? { rows, columns: tokens / rows } : { rows: 1, columns: tokens }
 }
 
 /** A picture that is neither black nor flat, for the first run. */

@@ -171,7 +171,8 @@ export async function runFfmpeg(request: FfmpegRequest): Promise<Uint8Array> {
         hint: status === 'SIGKILL' ? 'something killed ffmpeg, most likely for want of memory' : undefined,
       })
     }
-    return Buffer.concat(chunks)
+    const output = Buffer.concat(chunks)
+    return new Uint8Array(output.buffer, output.byteOffset, output.length)
   } finally {
     clearTimeout(timer)
     signal?.removeEventListener('abort', abort)

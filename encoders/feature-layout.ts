@@ -1,0 +1,132 @@
+/** How an encoder's tensor becomes features `[images, tokens, width]`, and how the tokens lie on the picture. */
+import { ModalignError } from '../src/errors.ts'
+import type { Features, TokenGrid } from '../src/model/contracts.ts'
+import { fromFloat16Bits } from '../src/onnx/float16.ts'
+import type { TensorValue } from '../src/tensors.ts'
+
+export type FeatureLayout =
+  /** `[images, channels, rows, columns]`: each place of the map is a token. */
+  | 'nchw-map'
+  /** `[images, tokens, channels]`. */
+  | 'tokens'
+
+/** Features, and how the tensor gave them. */
+export type LaidOut = Features & {
+  readonly layout: FeatureLayout
+  /** Rows and columns, where the tensor says them. */
+  readonly map?: { readonly rows: number; readonly columns: number }
+}
+
+export interface LayoutRequest {
+  /** The tensor's name and its file, for errors. */
+  readonly output: string
+  readonly file: string | undefined
+  readonly layout: FeatureLayout | undefined
+  readonly prefixTokens: number
+}
+
+/**
+ * The tensor as features, prefix tokens dropped.
+ *
+ * @throws {ModalignError} `ENCODER_OUTPUT_RANK`, `ENCODER_OUTPUT_SIZE`, `ENCODER_OPTIONS`, `ENCODER_CONTRACT` (not floating point).
+ */
+export function layOut(tensor: TensorValue, { output, file, layout: asked, prefixTokens }: LayoutRequest): LaidOut {
+  const layout = asked ?? (tensor.dims.length === 4 ? 'nchw-map' : 'tokens')
+  const rank = layout === 'nchw-map' ? 4 : 3
+  const dims = `[${tensor.dims.join(', ')}]`
+  if (tensor.dims.length !== rank) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_RANK',
+      file,
+      field: output,
+      got: dims,
+      expected:
+        asked === undefined ? '[images, channels, rows, columns] or [images, tokens, channels]' : `rank ${rank} for the layout ${asked}`,
+      hint: 'take a tensor before the pooling',
+    })
+  }
+  const values = floats(tensor, output, file)
+  const [count = 0, second = 0, third = 0, fourth = 0] = tensor.dims
+  if (layout === 'nchw-map') {
+    if (prefixTokens > 0)
+      throw new ModalignError({
+        code: 'ENCODER_OPTIONS',
+        field: '/prefixTokens',
+        got: `${prefixTokens}`,
+        expected: '0: a map has no prefix',
+      })
+    return {
+      count,
+      tokens: third * fourth,
+      width: second,
+      data: channelsLast(values, count, second, third * fourth),
+      layout,
+      map: { rows: third, columns: fourth },
+    }
+  }
+  const tokens = second - prefixTokens
+  if (tokens < 1 || third < 1) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      file,
+      field: output,
+      got: `${dims} with ${prefixTokens} prefix tokens`,
+      expected: 'at least one token',
+    })
+  }
+  if (prefixTokens === 0) return { count, tokens, width: third, data: values, layout }
+  const data = new Float32Array(count * tokens * third)
+  for (let image = 0; image < count; image++) {
+    data.set(values.subarray((image * second + prefixTokens) * third, (image + 1) * second * third), image * tokens * third)
+  }
+  return { count, tokens, width: third, data, layout }
+}
+
+function floats(tensor: TensorValue, output: string, file: string | undefined): Float32Array {
+  if (tensor.dtype === 'float32') return tensor.data
+  if (tensor.dtype === 'float16') return Float32Array.from(tensor.data, fromFloat16Bits)
+  throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: tensor.dtype, expected: 'features in float32 or float16' })
+}
+
+/** `[count, channels, places]` to `[count, places, channels]`. */
+function channelsLast(values: Float32Array, count: number, channels: number, places: number): Float32Array {
+  const result = new Float32Array(values.length)
+  for (let image = 0; image < count; image++) {
+    const start = image * channels * places
+    for (let channel = 0; channel < channels; channel++) {
+      for (let place = 0; place < places; place++)
+        result[start + place * channels + channel] = values[start + channel * places + place] ?? 0
+    }
+  }
+  return result
+}
+
+/** Rows and columns of the tokens: as asked, as the map says, or by the proportion of the input. */
+export function gridOf(
+  { tokens, map }: LaidOut,
+  size: { readonly height: number; readonly width: number },
+  asked: { readonly rows: number; readonly columns: number } | undefined,
+  file: string | undefined,
+): TokenGrid {
+  const { rows, columns } = asked ?? map ?? proportionalGrid(tokens, size)
+  if (rows * columns !== tokens) {
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      file,
+      field: '/grid',
+      got: `${rows} x ${columns}`,
+      expected: `rows and columns for ${tokens} tokens`,
+    })
+  }
+  return { segments: [{ frames: 1, rows, columns }] }
+}
+
+/** Square patches give as many rows to columns as height to width; anything else (a resampler's queries) lies in one row. */
+function proportionalGrid(
+  tokens: number,
+  { height, width }: { readonly height: number; readonly width: number },
+): { readonly rows: number; readonly columns: number } {
+  const rows = Math.round(Math.sqrt((tokens * height) / width))
+  const fits = rows > 0 && tokens % rows === 0 && rows * width === (tokens / rows) * height
+  return fits ? { rows, columns: tokens / rows } : { rows: 1, columns: tokens }
+}
