@@ -131,7 +131,7 @@ function convolution(draw: Draw): Convolution {
     const reach = ((kernel[index] ?? 1) - 1) * (dilations[index] ?? 1) + 1
     const padded = (pads[index] ?? 0) + (pads[index + rank] ?? 0)
     if (strides[index] === 1 && reach <= 3 + padded && draw.int(0, 3) === 0) return tokens
-    return fixed(Math.max(1, reach - padded) + draw.int(0, 3))
+    return fixed(Math.max(0, reach - padded - 1) + draw.length())
   })
   return { groups: draw.int(1, 3), strides, dilations, pads, kernel, spatial }
 }
@@ -173,7 +173,7 @@ export const differentiable: Readonly<Record<string, CaseOf>> = {
   },
   Conv(draw, dtype) {
     const { groups, kernel, spatial, ...windows } = convolution(draw)
-    const [depth, perGroup] = [draw.int(1, 2), draw.int(1, 2)]
+    const [depth, perGroup] = [draw.length(), draw.length()]
     const x = numbers(draw, dtype, [axis(draw), fixed(groups * depth), ...spatial])
     const weight = numbers(draw, dtype, [fixed(groups * perGroup), fixed(depth), ...kernel.map(fixed)])
     const bias = draw.bool() ? [numbers(draw, dtype, [fixed(groups * perGroup)])] : []
@@ -181,7 +181,7 @@ export const differentiable: Readonly<Record<string, CaseOf>> = {
   },
   ConvTranspose(draw, dtype) {
     const { groups, kernel, strides, dilations, pads, spatial } = convolution(draw)
-    const [depth, perGroup] = [draw.int(1, 2), draw.int(1, 2)]
+    const [depth, perGroup] = [draw.length(), draw.length()]
     const outputPadding = strides.map((stride) => draw.int(0, stride - 1))
     // Enough input for a positive size behind the crop.
     const lengths = spatial.map((one) => (typeof one.dim === 'number' ? fixed(Math.max(one.length, 3)) : one))
@@ -272,7 +272,7 @@ export const differentiable: Readonly<Record<string, CaseOf>> = {
   },
   HardSwish: unary(ops.hardSwish, { min: -5, max: 5, avoid: [-3, 3] }),
   LayerNormalization(draw, dtype) {
-    const channels = fixed(draw.int(3, 5))
+    const channels = fixed(draw.length() + 2)
     // Channels far apart: where they nearly agree, higher derivatives explode and the stencil, not the gradient, is wrong.
     const x = spread(numbers(draw, dtype, [...axes(draw, 0, 2), channels]), channels.length)
     const bias = draw.bool() ? [numbers(draw, dtype, [channels])] : []
@@ -327,7 +327,7 @@ export const differentiable: Readonly<Record<string, CaseOf>> = {
     const rank = draw.int(1, 2)
     const mode = draw.pick(rank === 1 ? (['nearest', 'linear'] as const) : (['nearest', 'linear', 'cubic'] as const))
     const coordinates = draw.pick(['half_pixel', 'align_corners', 'asymmetric'] as const)
-    const spatial = Array.from({ length: rank }, () => fixed(draw.int(1, 4)))
+    const spatial = Array.from({ length: rank }, () => fixed(draw.length()))
     const sizes = spatial.map(() => draw.int(1, 6))
     return {
       inputs: [numbers(draw, dtype, [axis(draw), axis(draw), ...spatial])],

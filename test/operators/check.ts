@@ -20,9 +20,9 @@ export interface Built {
   readonly loss?: Tensor
 }
 
-export function built({ inputs: feedList, build }: Case, seed = 1): Built {
-  const inputs = feedList.map(({ shape, value }, index) => input(`x${index}`, value.dtype, shape))
-  const feeds: Record<string, Value> = Object.fromEntries(feedList.map(({ value }, index) => [`x${index}`, value]))
+export function built({ inputs: feedList, build }: Case, seed = 1, prefix = ''): Built {
+  const inputs = feedList.map(({ shape, value }, index) => input(`${prefix}x${index}`, value.dtype, shape))
+  const feeds: Record<string, Value> = Object.fromEntries(feedList.map(({ value }, index) => [`${prefix}x${index}`, value]))
   const [first, ...others] = inputs
   if (first === undefined) throw new Error('a case without inputs')
   const result = build(first, ...others)
@@ -31,8 +31,8 @@ export function built({ inputs: feedList, build }: Case, seed = 1): Built {
   const terms = evaluate([...outputs, ...inputs], feeds).flatMap(({ dims, dtype }, index) => {
     const output = outputs[index]
     if (output === undefined || !isFloating(output.dtype)) return []
-    const direction = input(`r${index}`, output.dtype, output.shape)
-    feeds[`r${index}`] = { dtype, dims, data: Float64Array.from({ length: product(dims) }, () => Math.fround(2 * next() - 1)) }
+    const direction = input(`${prefix}r${index}`, output.dtype, output.shape)
+    feeds[`${prefix}r${index}`] = { dtype, dims, data: Float64Array.from({ length: product(dims) }, () => Math.fround(2 * next() - 1)) }
     const weighted = mul(output, direction)
     return [cast(reduceSum(weighted, [...dims.keys()]), inputs.find((t) => isFloating(t.dtype))?.dtype ?? 'float32')]
   })

@@ -10,14 +10,17 @@ export interface Axis {
 
 export interface Draw {
   int(min: number, max: number): number
+  /** The length of an axis, or a number of channels. */
+  length(): number
   bool(): boolean
   pick<T>(choices: readonly T[]): T
   /** A number for pseudo-random values: elements do not shrink one by one. */
   seed(): number
 }
 
-export function drawFrom(g: fc.GeneratorValue): Draw {
+export function drawFrom(g: fc.GeneratorValue, lengths: readonly number[] = [1, 2, 3]): Draw {
   return {
+    length: () => g(() => fc.constantFrom(...lengths)),
     int: (min, max) => g(fc.integer, { min, max }),
     bool: () => g(fc.boolean),
     pick: <T>(choices: readonly T[]): T => g(() => fc.constantFrom(...choices)),
@@ -29,12 +32,12 @@ export function drawFrom(g: fc.GeneratorValue): Draw {
 export const batch: Axis = { dim: size('batch'), length: 2 }
 export const tokens: Axis = { dim: size('tokens'), length: 3 }
 
-/** An axis of 1 to 3, fixed or named; now and then an empty one where `empty` allows it. */
+/** An axis, fixed or named; now and then an empty one where `empty` allows it. */
 export function axis(draw: Draw, { empty = false }: { readonly empty?: boolean } = {}): Axis {
   const kind = draw.int(0, 9)
   if (kind <= 2) return draw.pick([batch, tokens])
   if (kind === 3 && empty) return fixed(0)
-  return fixed(draw.int(1, 3))
+  return fixed(draw.length())
 }
 
 export function fixed(length: number): Axis {

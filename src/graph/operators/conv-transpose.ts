@@ -4,7 +4,10 @@ import { at } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { dimAt, type Tensor } from '../tensor.ts'
 import { padding, spatialOf, tapsOf, volumeOf, type Windows, windowsOf } from '../windows.ts'
+import { add } from './add.ts'
 import { biasGradient, type ConvOptions, conv, convolutionForm, convWeightGradient, requireConvolution, requireGroups } from './conv.ts'
+import { reduceSum } from './reduce-sum.ts'
+import { reshape } from './reshape.ts'
 
 export interface ConvTransposeOptions extends ConvOptions {
   /** Further positions at the end of each output axis that no window reaches: fewer than its stride. Default 0. */
@@ -99,7 +102,15 @@ export function convTranspose(
       expected: `for each axis at least 0 and less than its stride [${attributes.strides.join(', ')}]`,
     })
   }
-  return only(apply(bias === undefined ? [x, weight] : [x, weight, bias], attributes))
+  const y = only(apply(bias === undefined ? [x, weight] : [x, weight, bias], attributes))
+  const channels = dimAt(x.shape, 1)
+  if (groups === 1 || dimAt(weight.shape, 1) !== 1 || typeof channels !== 'number' || channels === groups) return y
+  // Groups of several inputs and one output: ONNX Runtime's WebGPU kernel (1.30) reads the wrong weights, without an error. The channels alone, and then their sum,
+  // are the same.
+  const alone = only(apply([x, weight], { ...attributes, groups: channels }))
+  const [samples, ...lengths] = [dimAt(y.shape, 0), ...spatialOf(y.shape)]
+  const summed = reduceSum(reshape(alone, [samples, groups, channels / groups, ...lengths]), [2])
+  return bias === undefined ? summed : add(summed, reshape(bias, [groups, ...lengths.map(() => 1)]))
 }
 
 function outputLength(length: Dim, kernel: Dim, axis: number, attributes: Attributes): Dim {

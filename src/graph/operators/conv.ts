@@ -1,13 +1,15 @@
 import { ModalignError } from '../../errors.ts'
-import { dimsEqual, divideDims, formatShape, multiplyDims, type Shape } from '../dim.ts'
+import { type Dim, dimsEqual, divideDims, formatShape, multiplyDims, type Shape } from '../dim.ts'
 import { at } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { dimAt, type Tensor } from '../tensor.ts'
 import { countWindows, spatialOf, tapsOf, volumeOf, type WindowOptions, type Windows, windowsOf } from '../windows.ts'
+import { concat } from './concat.ts'
 import { convTranspose } from './conv-transpose.ts'
 import { reduceSum } from './reduce-sum.ts'
 import { reshape } from './reshape.ts'
 import { slice } from './slice.ts'
+import { split } from './split.ts'
 import { transpose } from './transpose.ts'
 
 export interface ConvOptions extends WindowOptions {
@@ -81,7 +83,25 @@ const apply = defineOperator<Attributes>({
  */
 export function conv(x: Tensor, weight: Tensor, bias?: Tensor, { groups = 1, ...options }: ConvOptions = {}): Tensor {
   const attributes = { ...windowsOf(x.shape.length - 2, options, 'Conv'), groups: requireGroups(groups, 'Conv') }
-  return only(apply(bias === undefined ? [x, weight] : [x, weight, bias], attributes))
+  const y = only(apply(bias === undefined ? [x, weight] : [x, weight, bias], attributes))
+  if (!miscomputed(dimAt(y.shape, 1), groups)) return y
+  const pieces = (tensor: Tensor, axis: number): readonly Tensor[] =>
+    split(tensor, new Array<Dim>(groups).fill(divideDims(dimAt(tensor.shape, axis), groups) ?? 0), axis)
+  const [inputs, weights, biases] = [pieces(x, 1), pieces(weight, 0), bias && pieces(bias, 0)]
+  return concat(
+    inputs.map((part, group) => only(apply([part, weights[group], biases?.[group]], { ...attributes, groups: 1 }))),
+    1,
+  )
+}
+
+/**
+ * ONNX Runtime's WebGPU kernel (1.30) computes filters four at a time without a look at where a group ends: wrong values, no error, as soon as a group has more than
+ * four filters but not a multiple of four, and all of them are one. Such a convolution is written as one for each group.
+ */
+function miscomputed(filters: Dim, groups: number): boolean {
+  if (groups === 1 || typeof filters !== 'number') return false
+  const perGroup = filters / groups
+  return perGroup > 4 && perGroup % 4 !== 0 && filters % 4 === 0
 }
 
 /**
@@ -96,7 +116,7 @@ export function convWeightGradient(x: Tensor, g: Tensor, shape: Shape, { groups,
   const grouped = reshape(x, [samples, groups, depth, ...spatialOf(x.shape)])
   const rows = reshape(transpose(grouped, [2, 1, 0, ...behind(3)]), [depth, multiplyDims(groups, samples), ...spatialOf(x.shape)])
   const taps = transpose(g, [1, 0, ...behind(2)])
-  const product = only(apply([rows, taps], { groups, strides: dilations, dilations: strides, pads }))
+  const product = conv(rows, taps, undefined, { groups, strides: dilations, dilations: strides, pads })
   // Where a stride leaves input over, further taps fit than the kernel has.
   const cropped = axes.flatMap((axis) =>
     dimsEqual(dimAt(product.shape, axis + 2), dimAt(shape, axis + 2)) ? [] : [{ axis: axis + 2, end: dimAt(shape, axis + 2) }],
