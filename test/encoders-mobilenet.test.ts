@@ -12,6 +12,7 @@ import { preprocessImage } from '../src/media/preprocess.ts'
 import type { Features } from '../src/model/contracts.ts'
 import { createSession } from '../src/runtime/node.ts'
 import type { Session } from '../src/runtime/session.ts'
+import { skipWithout, testDataMissing } from './skip.ts'
 
 const data = process.env.MODALIGN_TEST_DATA ?? ''
 const file = path.join(data, 'mobilenet_v2/model.onnx')
@@ -19,9 +20,7 @@ const photo = (name: string): string => path.join(data, 'photos', `${name}.jpg`)
 const photos = ['cat_720p', 'hot_dog', 'owl', 'parrot', 'pets']
 const embedded = fileURLToPath(new URL('../examples/tiny/encoder.onnx', import.meta.url))
 
-if (data === '') console.warn('skipped: MobileNetV2 on photographs (MODALIGN_TEST_DATA is not set)')
-
-describe.skipIf(data === '')('MobileNetV2 with its published weights', () => {
+skipWithout(data === '' ? testDataMissing : undefined).describe('MobileNetV2 with its published weights', () => {
   let encoder: OnnxImageEncoder
   beforeAll(async () => {
     encoder = await mobilenetV2({ model: file, device: 'cpu' })

@@ -57,6 +57,7 @@ describe('the report of skipped tests', () => {
 test.each([
   ['a > b (skipped: no moon) > c', 'no moon'],
   ['a (skipped: not (yet) there)', 'not (yet) there'],
+  ['a (skipped where there is no moon)', 'where there is no moon'],
   ['a > b', undefined],
 ])('the reason in %j', (name, reason) => {
   expect(skipReason(name)).toBe(reason)

@@ -48,7 +48,7 @@ export class SkipReporter implements Reporter {
   }
 }
 
-/** The reason that `skipWithout` wrote into a test's or suite's name. */
+/** The reason in a test's or suite's name: `(skipped: why)`, as `skipWithout` writes it, or `(skipped where there is no moon)`. */
 export function skipReason(fullName: string): string | undefined {
-  return /\(skipped: (.+?)\)(?: >|$)/.exec(fullName)?.[1]
+  return /\(skipped:? (.+?)\)(?: >|$)/.exec(fullName)?.[1]
 }

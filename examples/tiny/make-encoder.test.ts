@@ -7,12 +7,12 @@ import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
 import { readOnnxFile } from '../../src/onnx/load.ts'
 import { listTensors } from '../../src/onnx/surgery.ts'
+import { skipWithout, testDataMissing } from '../../test/skip.ts'
 
 const committed = fileURLToPath(new URL('encoder.onnx', import.meta.url))
 const script = fileURLToPath(new URL('make-encoder.ts', import.meta.url))
 const run = promisify(execFile)
 const data = process.env.MODALIGN_TEST_DATA
-if (data === undefined) console.warn('making encoder.onnx again: skipped, MODALIGN_TEST_DATA is not set')
 
 test('encoder.onnx passes the check and holds only the way from pixels to the feature map', async () => {
   const { model, bytes } = await readOnnxFile(committed)
@@ -25,7 +25,7 @@ test('encoder.onnx passes the check and holds only the way from pixels to the fe
   expect(tensors.filter(({ name }) => !read.has(name)).map(({ name }) => name)).toEqual(['t168'])
 })
 
-test.skipIf(data === undefined)('the script writes the committed file', async () => {
+skipWithout(data === undefined ? testDataMissing : undefined).test('the script writes the committed file', async () => {
   const folder = await mkdtemp(path.join(tmpdir(), 'modalign-encoder-'))
   try {
     const output = path.join(folder, 'encoder.onnx')

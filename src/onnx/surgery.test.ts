@@ -3,6 +3,7 @@ import path from 'node:path'
 import { create } from '@bufbuild/protobuf'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { describe, expect, test } from 'vitest'
+import { skipWithout, testDataMissing } from '../../test/skip.ts'
 import { float32Tensor, int64Tensor } from '../tensors.ts'
 import { makeGraph, makeModel, makeNode, makeTensor, makeValueInfo, tensorValue } from './build.ts'
 import { decodeModel, encodeModel, withFields } from './codec.ts'
@@ -12,7 +13,6 @@ import { FunctionProtoSchema, type ModelProto } from './onnx_pb.ts'
 import { exposeTensors, listTensors } from './surgery.ts'
 
 const data = process.env.MODALIGN_TEST_DATA
-if (data === undefined) console.warn('surgery on the real MobileNetV2: skipped, MODALIGN_TEST_DATA is not set')
 
 /** x -> a -> (If: a * scale | a + bias) -> y, and beside it x -> c -> d with an input and an initializer of its own. */
 function branching(): ModelProto {
@@ -234,7 +234,7 @@ describe('convertInitializersToFloat16', () => {
   })
 })
 
-describe.skipIf(data === undefined)('MobileNetV2', () => {
+skipWithout(data === undefined ? testDataMissing : undefined).describe('MobileNetV2', () => {
   const model = async () => decodeModel(await readFile(path.join(data ?? '', 'mobilenet_v2/model.onnx')))
   const pixels = new Tensor(
     'float32',

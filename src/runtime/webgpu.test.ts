@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
-import { describe, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
+import { skipWithout } from '../../test/skip.ts'
 import { useSoftwareVulkan } from '../../test/software-vulkan.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { createSession } from './node.ts'
@@ -9,7 +10,8 @@ import { profileRun, providerNames } from './profile.ts'
 const fixture = (name: string) => readFile(new URL(`../../test/fixtures/runtime/${name}.onnx`, import.meta.url))
 const numbers = (value: TensorValue | undefined) => Array.from(value?.data ?? [], Number)
 
-describe.skipIf(!useSoftwareVulkan('the WebGPU provider of onnxruntime-node'))('the WebGPU provider on software Vulkan', () => {
+const missing = useSoftwareVulkan('the WebGPU provider of onnxruntime-node') ? undefined : 'no software Vulkan, see test/software-vulkan.ts'
+skipWithout(missing).describe('the WebGPU provider on software Vulkan', () => {
   test('every node runs on it, and the values are those of the CPU provider', async () => {
     const onCpu = await profileRun({ bytes: probeModel() }, probeFeeds, { device: 'cpu' })
     const onGpu = await profileRun({ bytes: probeModel() }, probeFeeds, { device: 'webgpu' })
