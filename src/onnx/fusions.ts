@@ -12,7 +12,20 @@ const rotary = z.object({ interleaved: z.boolean() })
 const gate = z.object({ alpha: z.number() })
 const cached = z.object({ heads: z.number(), kvHeads: z.number(), scale: z.number() })
 
-export const fusions: Readonly<Record<string, FusionRule>> = {
+/** GroupQueryAttention of ONNX Runtime's CPU provider takes heads of a multiple of this many channels. */
+const headChannels = 16
+
+/** The rule for a composite, if there is one and it holds for this node. */
+export function fusionOf({ operator, inputs }: OperatorNode): FusionRule | undefined {
+  if (operator.kind !== 'composite' || !Object.hasOwn(fusions, operator.name)) return undefined
+  if (operator.name === 'CachedAttention') {
+    const headDim = inputs[3]?.shape[3]
+    if (typeof headDim !== 'number' || headDim % headChannels !== 0) return undefined
+  }
+  return fusions[operator.name]
+}
+
+const fusions: Readonly<Record<string, FusionRule>> = {
   /** The weight is read transposed as it lies; no second copy. */
   MatMulTransposed: (context, { inputs: [x, weight] }) =>
     context.node(

@@ -10,7 +10,7 @@ import type { TensorValue } from '../tensors.ts'
 import { makeExternalTensor, makeGraph, makeModel, makeNode, makeTensor, makeValueInfo } from './build.ts'
 import { encodeModel } from './codec.ts'
 import { commonRoot } from './external-root.ts'
-import { type FusionRule, fusions } from './fusions.ts'
+import { type FusionRule, fusionOf } from './fusions.ts'
 import type { ModelProto, NodeProto, TensorProto } from './onnx_pb.ts'
 
 export interface LowerRequest {
@@ -175,7 +175,7 @@ class Lowering implements FusionContext {
   }
 
   #fusion(node: OperatorNode): FusionRule | undefined {
-    return this.#fused ? fusions[node.operator.name] : undefined
+    return this.#fused ? fusionOf(node) : undefined
   }
 
   /** Emits what a tensor needs, each node after its inputs; without recursion, since training graphs are deep. */
@@ -197,8 +197,7 @@ class Lowering implements FusionContext {
   }
 
   #emit(node: OperatorNode): void {
-    const { operator } = node
-    const fusion = operator.kind === 'composite' ? this.#fusion(node) : undefined
+    const fusion = this.#fusion(node)
     const names = fusion !== undefined ? fusion(this, node, plainAttributes(node.attributes)) : this.#primitive(node)
     for (const [index, output] of node.outputs.entries()) {
       const name = names[index]
