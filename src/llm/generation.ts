@@ -41,7 +41,7 @@ export interface GeneratorModel {
  * Generates for every row of a batch; rows that have ended take no further part in what is yielded.
  *
  * @param options `maxNewTokens`, sampling, `stopTokenIds` (required here: the caller knows the model's).
- * @throws GENERATION_EMPTY, GENERATION_TOO_LONG, GENERATION_MEDIA, and an AbortError between tokens.
+ * @throws GENERATION_EMPTY, GENERATION_TOO_LONG, GENERATION_MEDIA, GENERATION_NOT_FINITE, and an AbortError between tokens.
  */
 export async function* generateTokens(
   { session, decoder }: GeneratorModel,
