@@ -77,12 +77,12 @@ export interface CachedAttentionInputs {
   readonly positions: Tensor
   /** int32 [batch]: the last place in use after this call (positions of the row's last real token). */
   readonly lastPlaces: Tensor
-  /** int32, rank 0: past + tokens. */
+  /** int32, rank 0: places of the cache that the longest row uses after this call. */
   readonly totalLength: Tensor
   readonly rotary: RotaryTables
 }
 
-/** @returns the attention's output [batch, tokens, heads*headDim] and the longer cache [batch, kvHeads, past+tokens, headDim]. */
+/** @returns the attention's output [batch, tokens, heads*headDim] and the longer cache [batch, kvHeads, at least totalLength, headDim]. */
 export function cachedAttention(
   inputs: CachedAttentionInputs,
   attributes: CachedAttentionAttributes,

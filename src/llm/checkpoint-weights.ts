@@ -1,8 +1,9 @@
 import { ModalignError } from '../errors.ts'
 import { cast } from '../graph/operators/cast.ts'
 import { type Tensor, type WeightSource, weight as weightTensor } from '../graph/tensor.ts'
-import type { DataType } from '../tensors.ts'
+import type { DataType, TensorValue } from '../tensors.ts'
 import type { Checkpoint } from '../weights/checkpoint.ts'
+import { toFloat32 } from '../weights/float16.ts'
 import type { SafetensorsFile } from '../weights/safetensors-source.ts'
 import type { WeightLookup } from './decoder.ts'
 
@@ -19,7 +20,8 @@ export function checkpointWeights(checkpoint: Checkpoint): WeightLookup {
 }
 
 /**
- * The same for places without files (browsers): every tensor is read into memory now, and goes with the lowered graph as `externalData`.
+ * The same for places without files (browsers): every tensor is read into memory now, and goes with the lowered graph as `externalData`. 16-bit weights are widened
+ * here, because onnxruntime-web has no `Cast` from bfloat16 on WebGPU.
  *
  * @throws as {@link checkpointWeights}, and what reading the tensors throws
  * @example
@@ -29,7 +31,7 @@ export function checkpointWeights(checkpoint: Checkpoint): WeightLookup {
 export async function memoryWeights(safetensors: SafetensorsFile): Promise<WeightLookup> {
   const { file } = safetensors
   const values = new Map(
-    await Promise.all([...safetensors.tensors.keys()].map(async (name) => [name, await safetensors.read(name)] as const)),
+    await Promise.all([...safetensors.tensors.keys()].map(async (name) => [name, widened(await safetensors.read(name))] as const)),
   )
   return checkedWeights((name) => {
     const value = values.get(name)
@@ -37,6 +39,10 @@ export async function memoryWeights(safetensors: SafetensorsFile): Promise<Weigh
       throw new ModalignError({ code: 'TENSOR_MISSING', file, got: `no tensor ${JSON.stringify(name)}`, expected: 'a weight of the model' })
     return { file, dtype: value.dtype, shape: value.dims, source: { kind: 'memory', value } }
   })
+}
+
+function widened(value: TensorValue): TensorValue {
+  return value.dtype === 'float16' || value.dtype === 'bfloat16' ? { dtype: 'float32', dims: value.dims, data: toFloat32(value) } : value
 }
 
 interface Found {

@@ -15,7 +15,7 @@ export interface DecoderCache {
   readonly layers: readonly LayerCache[]
   /** int32 [batch]: the last place of the cache in use after this call. */
   readonly lastPlaces: Tensor
-  /** int32, rank 0: past + tokens. */
+  /** int32, rank 0: places of the cache that the longest row uses after this call. */
   readonly totalLength: Tensor
 }
 

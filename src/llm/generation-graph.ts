@@ -21,7 +21,7 @@ export const generationInputs = {
   outputRows: 'output.rows',
   /** int32 [batch]: the last place of the cache in use after this call. */
   lastPlaces: 'last_places',
-  /** int32, rank 0: past + tokens. */
+  /** int32, rank 0: places of the cache that the longest row uses after this call. */
   totalLength: 'total_length',
 } as const
 

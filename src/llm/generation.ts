@@ -1,6 +1,7 @@
 /** Generation: prompts in, tokens out, for a batch whose rows end when they end. */
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
+import { abortError } from '../runtime/abort.ts'
 import type { Session } from '../runtime/session.ts'
 import { int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { Decoder } from './decoder.ts'
@@ -58,10 +59,9 @@ export async function* generateTokens(
   const latest = new Array<number>(requests.length).fill(0)
 
   await session.setCarried(emptyCache(decoder, requests.length))
-  let past = 0
   let feeds: NamedTensors = promptFeeds(requests, decoder.hiddenSize)
   for (let step = 0; open.size > 0; step++) {
-    signal?.throwIfAborted()
+    if (signal?.aborted) throw abortError(signal)
     const { logits } = await session.run(feeds, runOptions)
     if (logits?.dtype !== 'float32') throw new Error('internal: logits are float32')
     const width = logits.data.length / requests.length
@@ -82,8 +82,7 @@ export async function* generateTokens(
         yield { type: 'end', row, reason }
       }
     }
-    past += feeds[generationInputs.ids]?.dims[1] ?? 0
-    feeds = tokenFeeds(latest, lengths, past, decoder.hiddenSize)
+    feeds = tokenFeeds(latest, lengths, decoder.hiddenSize)
     // Rows that have ended go on writing to their own next place, which nobody reads; the place stays inside the cache.
     for (const row of open) lengths[row] = (lengths[row] ?? 0) + 1
   }
@@ -126,7 +125,7 @@ function promptFeeds(requests: readonly GenerationRequest[], hiddenSize: number)
 }
 
 /** One token for every row, at the row's own next place. */
-function tokenFeeds(latest: readonly number[], lengths: readonly number[], past: number, hiddenSize: number): NamedTensors {
+function tokenFeeds(latest: readonly number[], lengths: readonly number[], hiddenSize: number): NamedTensors {
   const batch = latest.length
   return {
     [generationInputs.ids]: int64Tensor(latest, [batch, 1]),
@@ -138,7 +137,7 @@ function tokenFeeds(latest: readonly number[], lengths: readonly number[], past:
       [batch, 2],
     ),
     [generationInputs.lastPlaces]: int32Tensor(lengths, [batch]),
-    [generationInputs.totalLength]: int32Tensor([past + 1], []),
+    [generationInputs.totalLength]: int32Tensor([Math.max(...lengths) + 1], []),
   }
 }
 
