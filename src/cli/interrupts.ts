@@ -1,15 +1,18 @@
 /** SIGINT and SIGTERM: the first asks a command to stop in good order, the second ends the process at once. */
+import { exitCodes } from './exit-codes.ts'
 import type { CliIo } from './terminal.ts'
 
 type SignalName = 'SIGINT' | 'SIGTERM'
 
-const numbers = { SIGINT: 2, SIGTERM: 15 } as const satisfies Record<SignalName, number>
+const codes = { SIGINT: exitCodes.interrupted, SIGTERM: exitCodes.terminated } as const
+
+export type InterruptCode = (typeof codes)[SignalName]
 
 export interface Interrupts extends Disposable {
   /** Aborted by the first signal. */
   readonly signal: AbortSignal
   /** The exit code that the signal asks for, 130 or 143; undefined: none came. */
-  readonly exitCode: number | undefined
+  readonly exitCode: InterruptCode | undefined
 }
 
 /**
@@ -22,9 +25,9 @@ export interface Interrupts extends Disposable {
 export function listenForInterrupts(io: CliIo, onFirst: () => void): Interrupts {
   const { signals = process, exit = (code: number) => process.exit(code) } = io
   const controller = new AbortController()
-  let exitCode: number | undefined
+  let exitCode: InterruptCode | undefined
   const heard = (name: SignalName) => (): void => {
-    const code = 128 + numbers[name]
+    const code = codes[name]
     if (exitCode !== undefined) {
       exit(code)
       return

@@ -1,0 +1,278 @@
+import { stat } from 'node:fs/promises'
+import { dirname, join, parse, resolve } from 'node:path'
+import { z } from 'zod'
+import { validateDataset } from '../../../datasets/index.ts'
+import { type ErrorData, ModalignError, renderError } from '../../errors.ts'
+import { errnoOf, fileError } from '../../io/file-error.ts'
+import { loadLanguageModel } from '../../llm/language-model.ts'
+import type { DatasetSource, SampleOptions } from '../../model/contracts.ts'
+import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
+import { createSession } from '../../runtime/node.ts'
+import { probeModel } from '../../runtime/probe.ts'
+import { type DeviceRequest, type PassedOver, withoutUndefined } from '../../runtime/session.ts'
+import { elementCount } from '../../tensors.ts'
+import { writeLossCurve } from '../../training/loss-curve-files.ts'
+import { durationText } from '../../training/progress.ts'
+import { type Progress, showProgress } from '../../training/progress-writer.ts'
+import { type RunEvent, readRunLog } from '../../training/run-log.ts'
+import { type TuneSummary, tune, tuneOptionsSchema } from '../../training/tune.ts'
+import { encoderEntrySchema, makeEncoder, makeProjector, projectorEntrySchema } from '../catalogue-entries.ts'
+import { pathSchema } from '../catalogues.ts'
+import { defineCommand } from '../command.ts'
+import { commandText } from '../command-text.ts'
+import { datasetHelp, datasetSettings, openDataset } from '../dataset-settings.ts'
+import { exitCodes } from '../exit-codes.ts'
+import { type Interrupts, listenForInterrupts } from '../interrupts.ts'
+import { closeModel } from '../model-source.ts'
+import { countText } from '../table.ts'
+import type { Terminal } from '../terminal.ts'
+
+const settings = z.strictObject({
+  llm: pathSchema,
+  image: z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema }),
+  data: z.strictObject(datasetSettings),
+  output: pathSchema,
+  ...tuneOptionsSchema.shape,
+})
+type Settings = z.output<typeof settings>
+
+/** One entry for each of tune's own settings: a new one without help does not compile. */
+const tuningHelp = {
+  epochs: 'passes over the data; default 1',
+  maxSteps: 'end after this many updates',
+  batchSize: 'samples in one pass through the graph; default 8',
+  accumulation: 'passes whose gradients make one update; default 1',
+  learningRate: 'highest learning rate; default 1e-3',
+  schedule: 'default cosine',
+  warmupRatio: 'share of the updates over which the rate rises from 0; default 0.03',
+  optimizer: 'for example {name: adamw, weightDecay: 0.05}; default AdamW without decay',
+  maxGradientNorm: 'gradients longer than this are shortened to it; default 1',
+  seed: 'of the order of the data and the first values; default 0',
+  maxLength: 'longest sample in tokens; default: what the language model can hold',
+  overflow: 'longer samples: error (default) or truncate',
+  onBad: 'bad records: fail (default) before anything is loaded, or skip, which counts and reports each',
+  checkpointEvery: 'updates between checkpoints; 0: only the final model; default 500',
+  resume: 'go on from the newest checkpoint in the output folder',
+  device: 'where training runs; default auto',
+  threads: 'threads on the CPU',
+} as const satisfies Record<keyof typeof tuneOptionsSchema.shape, string>
+
+const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+export const tuneCommand = defineCommand({
+  settings,
+  help: {
+    llm: "the language model's Hugging Face folder",
+    'image-encoder': 'mobilenetV2, {family: onnxImage, model: FILE, output: TENSOR, preprocessing: ...}, or ./FILE.js#EXPORT',
+    'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
+    'data-path': 'a JSON or JSONL file of records',
+    'data-root': datasetHelp.root,
+    'data-format': datasetHelp.format,
+    output: 'folder of the run: metrics.jsonl, checkpoints, loss.svg, loss.png and the model',
+    ...Object.fromEntries(Object.entries(tuningHelp).map(([name, help]) => [kebab(name), help])),
+  },
+  positionals: [{ name: 'RUN_FILE', help: 'a YAML file with any of these settings; flags win over it' }],
+  async run(given, { io, terminal, argv }) {
+    let progress: Progress | undefined
+    let finishing = false
+    using interrupts = listenForInterrupts(io, () => {
+      const text = finishing ? 'finishing this step and writing a checkpoint; press Ctrl-C again to stop at once' : 'stopping'
+      if (progress === undefined) terminal.note(text)
+      else progress.message(text)
+    })
+    await checkOutput(given)
+    const dataset = await checkedDataset(given, terminal, interrupts.signal)
+    const model = await composeModel(given)
+    try {
+      const passedOver = await passedOverDevices(given)
+      const bad = new BadRecords(terminal)
+      const { llm: _, image: __, data: ___, output, ...options } = given
+      const listener = (event: RunEvent): void => {
+        if (event.type === 'start') {
+          finishing = true
+          progress = showProgress({ label: 'tune', total: event.totalSteps, skipped: event.firstStep - 1, stream: io.stderr, env: io.env })
+        }
+        if (event.type !== 'step') terminal.record(event)
+      }
+      const started = performance.now()
+      const run = tune(model, dataset, {
+        ...options,
+        output,
+        listeners: [listener],
+        onBadRecord: (error) => bad.add(error.details),
+        signal: interrupts.signal,
+      })
+      let next = await run.next()
+      for (; next.done !== true; next = await run.next()) {
+        const { step, loss, learningRate } = next.value
+        terminal.record({ type: 'step', ...next.value })
+        progress?.update(step, [
+          ['loss', loss.toFixed(4)],
+          ['lr', learningRate.toExponential(1)],
+        ])
+      }
+      progress?.finish()
+      const curve = await drawCurve(output, next.value.steps)
+      conclude({ summary: next.value, given, model, bad, passedOver, curve, seconds: (performance.now() - started) / 1000 }, terminal)
+      if (next.value.model !== undefined) return exitCodes.ok
+      return sayHowToGoOn(next.value, argv, interrupts, terminal)
+    } catch (error) {
+      progress?.finish()
+      if (interrupts.exitCode === undefined || !isAbort(error)) throw error
+      terminal.note(`interrupted before the first step; nothing was trained. Start again with: ${commandText(argv)}`)
+      return interrupts.exitCode
+    } finally {
+      await closeModel(model)
+    }
+  },
+})
+
+/** A run writes into a folder of its own: never over its inputs, never into the root of a disk. @throws CONFIG_OUTPUT */
+async function checkOutput({ output, llm, data }: Settings): Promise<void> {
+  const folder = resolve(output)
+  const inputs = [resolve(llm), resolve(data.root ?? dirname(data.path)), resolve(data.path)]
+  const refuse = (got: string, expected: string): ModalignError =>
+    new ModalignError({ code: 'CONFIG_OUTPUT', file: output, field: '/output', got, expected })
+  if (folder === parse(folder).root) throw refuse('the root of the file system', 'a folder for this run')
+  if (inputs.includes(folder)) throw refuse('the folder of an input', 'a folder of its own')
+  try {
+    if (!(await stat(folder)).isDirectory()) throw refuse('a file', 'a folder')
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw fileError(error, output, 'a folder')
+  }
+}
+
+/**
+ * Reads the whole dataset once before anything is loaded, so that a missing picture shows now and not after an hour. `fail`: tells the first 100 problems and ends;
+ * `skip`: gives the dataset without the records that have one.
+ */
+async function checkedDataset({ data, onBad }: Settings, terminal: Terminal, signal: AbortSignal): Promise<DatasetSource> {
+  const source = openDataset(data)
+  const skips = onBad === 'skip'
+  const report = await validateDataset(source, { limit: skips ? Number.MAX_SAFE_INTEGER : 100, signal })
+  if (report.problemCount === 0) return source
+  if (skips) return withoutRecords(source, report.problems)
+  for (const problem of report.problems) {
+    terminal.record({ type: 'problem', ...problem })
+    terminal.note(renderError(problem))
+  }
+  const [first] = report.byCode
+  throw new ModalignError({
+    code: first?.code ?? 'DATASET_RECORD',
+    file: data.path,
+    record: first?.first.record,
+    got: `${countText(report.problemCount)} problems in ${countText(report.records)} records`,
+    expected: 'none',
+    hint: '`modalign data validate` tells them all; --on-bad skip leaves these records out',
+  })
+}
+
+/** The samples whose records have no problem; each of the others is reported once. */
+function withoutRecords(source: DatasetSource, problems: readonly ErrorData[]): DatasetSource {
+  const known = new Map(problems.flatMap((problem) => (problem.record === undefined ? [] : [[problem.record, problem] as const])))
+  return {
+    ...source,
+    async *samples({ onBad, signal }: SampleOptions = {}) {
+      for await (const sample of source.samples({ ...(onBad && { onBad }), ...(signal && { signal }) })) {
+        const problem = sample.origin === undefined ? undefined : known.get(sample.origin.record)
+        if (problem === undefined) yield sample
+        else if (onBad === undefined) throw new ModalignError(problem)
+        else onBad(new ModalignError(problem))
+      }
+    },
+  }
+}
+
+async function composeModel({ llm: folder, image, device, threads, seed }: Settings): Promise<MultimodalModel> {
+  const place = withoutUndefined({ device, threads })
+  const projector = await makeProjector(image.projector)
+  const llm = await loadLanguageModel(folder, place)
+  const encoder = await makeEncoder(image.encoder, place)
+  try {
+    return await compose({ llm, image: { encoder, projector }, ...(seed !== undefined && { seed }) })
+  } catch (error) {
+    await encoder.dispose()
+    throw error
+  }
+}
+
+/** What `auto` would not take and why, as a small model shows it. Named devices are never passed over: they work or end the run. */
+async function passedOverDevices({ device = 'auto' }: { readonly device?: DeviceRequest | undefined }): Promise<readonly PassedOver[]> {
+  if (device !== 'auto') return []
+  await using session = await createSession({ bytes: probeModel() })
+  return session.passedOver
+}
+
+/** Records that were left out, by code; the first ones are told as they come. */
+class BadRecords {
+  readonly #terminal: Terminal
+  readonly #byCode = new Map<string, number>()
+  #count = 0
+
+  constructor(terminal: Terminal) {
+    this.#terminal = terminal
+  }
+
+  add(error: ErrorData): void {
+    this.#byCode.set(error.code, (this.#byCode.get(error.code) ?? 0) + 1)
+    this.#terminal.record({ type: 'bad', ...error })
+    if (this.#count++ < 20) this.#terminal.note(renderError(error))
+    else if (this.#count === 21) this.#terminal.note('... and more: --json or `modalign data validate` tells them all')
+  }
+
+  get byCode(): Readonly<Record<string, number>> {
+    return Object.fromEntries(this.#byCode)
+  }
+}
+
+/** Over all sessions of the run: the rows are in its log. */
+async function drawCurve(output: string, steps: number): Promise<{ readonly svg: string; readonly png: string } | undefined> {
+  if (steps === 0) return undefined
+  const points: { readonly step: number; readonly loss: number }[] = []
+  for await (const { step, loss } of readRunLog(join(output, 'metrics.jsonl'))) points.push({ step, loss })
+  const files = { svg: join(output, 'loss.svg'), png: join(output, 'loss.png') }
+  await writeLossCurve(files, points)
+  return files
+}
+
+interface Outcome {
+  readonly summary: TuneSummary
+  readonly given: Settings
+  readonly model: MultimodalModel
+  readonly bad: BadRecords
+  readonly passedOver: readonly PassedOver[]
+  readonly curve: { readonly svg: string; readonly png: string } | undefined
+  readonly seconds: number
+}
+
+/** Exactly what was done and what was not. */
+function conclude({ summary, given, model, bad, passedOver, curve, seconds }: Outcome, terminal: Terminal): void {
+  const { steps, samples, badRecords, loss, device } = summary
+  const parameters = Object.values(model.parameters).reduce((sum, { dims }) => sum + elementCount(dims), 0)
+  const { encoder, projector } = model.image
+  terminal.record({ type: 'summary', ...summary, parameters, badByCode: bad.byCode, passedOver, lossCurve: curve, seconds })
+  const words = Object.entries(bad.byCode).map(([code, count]) => `${countText(count)} x ${code}`)
+  terminal.note(
+    `trained: the projector ${projector.definition.name}, ${countText(parameters)} parameters, ${countText(steps)} steps in ${durationText(seconds)}${steps === 0 ? '' : `, last loss ${loss.toFixed(4)}`}`,
+  )
+  terminal.note(`not trained: the encoder ${encoder.label} and the language model ${model.llm.label} (frozen)`)
+  terminal.note(
+    `data: ${countText(samples)} samples of ${given.data.path}; left out: ${badRecords === 0 ? 'none' : `${countText(badRecords)} records (${words.join(', ')})`}`,
+  )
+  terminal.note(
+    `device: ${device}${passedOver.length === 0 ? '' : `; passed over: ${passedOver.map((one) => `${one.device} (${one.reason})`).join(', ')}`}`,
+  )
+  terminal.note('not done: no evaluation on held-out data')
+  if (curve !== undefined) terminal.note(`loss curve: ${curve.svg} and ${curve.png}`)
+  if (summary.model !== undefined) terminal.note(`model: ${summary.model}. Talk to it: modalign chat --model ${summary.model} --image FILE`)
+}
+
+function sayHowToGoOn({ steps }: TuneSummary, argv: readonly string[], { exitCode }: Interrupts, terminal: Terminal) {
+  const again = argv.includes('--resume') ? argv : [...argv, '--resume']
+  terminal.note(`interrupted after step ${steps}; no model was written. Go on with: ${commandText(steps === 0 ? argv : again)}`)
+  return exitCode ?? exitCodes.interrupted
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof Error && error.name === 'AbortError'
+}

@@ -1,0 +1,26 @@
+#!/usr/bin/env node
+/** The program `modalign`. Nothing is imported before the Node version is known to run it. */
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+
+function fail(text: string, exitCode: number): void {
+  process.stderr.write(`${text}\n`)
+  process.exitCode = exitCode
+}
+
+if (major < 20 || (major === 20 && minor < 19)) {
+  fail(`modalign needs Node.js 20.19 or newer; this is ${process.versions.node}`, 4)
+} else {
+  // What escapes everything else is a defect: say where, and end; a half-alive process would only wait.
+  const crash = (error: unknown): void => {
+    process.stderr.write(
+      `${error instanceof Error ? error.stack : String(error)}\nthis is a defect of modalign: please report it with the lines above\n`,
+    )
+    process.exit(70)
+  }
+  process.on('uncaughtException', crash)
+  process.on('unhandledRejection', crash)
+  const { run } = await import('./run.ts')
+  process.exitCode = await run(process.argv.slice(2), process)
+}
+
+export {}
