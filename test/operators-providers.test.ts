@@ -5,10 +5,11 @@ import { createLocalSession } from '../src/runtime/local.ts'
 import { profileRun, providerNames } from '../src/runtime/profile.ts'
 import { createWebSession } from '../src/runtime/web.ts'
 import type { NamedTensors } from '../src/tensors.ts'
-import { difference, type KernelModel, kernelModels } from './operators/kernels.ts'
+import { compositeModels, difference, type KernelModel, kernelModels } from './operators/kernels.ts'
 import { useSoftwareVulkan } from './software-vulkan.ts'
 
-const models = kernelModels(process.env.MODALIGN_LONG === '1' ? 24 : 3)
+const count = process.env.MODALIGN_LONG === '1' ? 24 : 3
+const models = kernelModels(count)
 const named = models.map((model) => [model.operator, model] as const)
 
 test('every primitive is among the models', () => {
@@ -20,6 +21,23 @@ describe('the CPU provider', () => {
     expect(await differenceOn((source) => createLocalSession(source, { device: 'cpu' }), model)).toBeUndefined()
     const plain = await differenceOn((source) => createLocalSession(source, { device: 'cpu', optimization: 'disabled' }), model)
     expect(plain).toBeUndefined()
+  })
+})
+
+/** Fused where ONNX Runtime has a fused operator, and as plain formulas. */
+const composed = [true, false].flatMap((fused) =>
+  compositeModels(count, fused).map((model) => [`${model.operator}, ${fused ? 'fused' : 'plain'}`, model] as const),
+)
+
+describe('composites on the CPU provider', () => {
+  test.each(composed)('%s', async (_, model) => {
+    expect(await differenceOn((source) => createLocalSession(source, { device: 'cpu' }), model)).toBeUndefined()
+  })
+})
+
+describe('composites on WASM', () => {
+  test.each(composed)('%s', async (_, model) => {
+    expect(await differenceOn((source) => createWebSession(source, { device: 'wasm' }), model)).toBeUndefined()
   })
 })
 
@@ -47,6 +65,10 @@ describe.skipIf(!useSoftwareVulkan('operators on the WebGPU provider'))('the Web
     // WGSL promises no more for sin and cos than 2^-11 in [-pi, pi] (section 15.7.4.1), and software adapters give no more.
     const tolerance = operator === 'Sin' || operator === 'Cos' ? { absolute: 2 ** -11 } : {}
     expect(difference(outputs.get(operator) ?? {}, expected, tolerance)).toBeUndefined()
+  })
+
+  test.each(composed)('%s', async (_, model) => {
+    expect(await differenceOn((source) => createLocalSession(source, { device: 'webgpu' }), model)).toBeUndefined()
   })
 
   test('computed all but these itself', () => {

@@ -3,14 +3,18 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { differentiable, undifferentiable } from '../../test/operators/cases.ts'
 import { built, gradientError, lossOf } from '../../test/operators/check.ts'
+import { composites } from '../../test/operators/composite-cases.ts'
 import { drawFrom, random as randomNumbers } from '../../test/operators/draw.ts'
 import { ModalignError } from '../errors.ts'
+import { scaledDotProductAttention } from './composites/attention.ts'
 import { size } from './dim.ts'
 import { evaluate, value } from './evaluate.ts'
 import { gradients, operatorOrder } from './gradients.ts'
 import { defineComposite, definedPrimitives, only, required } from './operator.ts'
 import * as ops from './operators/index.ts'
 import { input, type Tensor } from './tensor.ts'
+
+const laws = Object.entries({ ...differentiable, ...composites })
 
 describe('every primitive', () => {
   test('with a gradient has an entry in the table of laws', () => {
@@ -49,7 +53,7 @@ describe('every primitive', () => {
 const random = { numRuns: 25, endOnFailure: true }
 
 describe('gradients equal central differences', () => {
-  test.each(Object.entries(differentiable))('%s', (_, caseOf) => {
+  test.each(laws)('%s', (_, caseOf) => {
     fc.assert(
       fc.property(fc.gen(), (g) => {
         expect(gradientError(built(caseOf(drawFrom(g), 'float64')))).toBeLessThan(1e-9)
@@ -76,7 +80,7 @@ describe('gradients equal central differences', () => {
 })
 
 describe('gradients are transposed', () => {
-  const affine = Object.entries(differentiable).filter(([, caseOf]) => caseOf(drawn(3), 'float64').affineIn !== undefined)
+  const affine = laws.filter(([, caseOf]) => caseOf(drawn(3), 'float64').affineIn !== undefined)
 
   // <f(x) - f(0), r> = <x, f*(r)>: no step size, so the bound is rounding alone.
   test.each(affine)('%s: dot products agree', (_, caseOf) => {
@@ -100,7 +104,7 @@ describe('gradients are transposed', () => {
     )
   })
 
-  test.each(Object.entries(differentiable))('%s: linear in what arrives', (_, caseOf) => {
+  test.each(laws)('%s: linear in what arrives', (_, caseOf) => {
     fc.assert(
       fc.property(fc.gen(), fc.double({ min: -3, max: 3, noNaN: true }), (g, factor) => {
         const drawnCase = caseOf(drawFrom(g), 'float64')
@@ -210,6 +214,37 @@ describe('the walk', () => {
   })
 })
 
+describe('a composite without a gradient of its own', () => {
+  const apply = defineComposite<undefined>({
+    name: 'Formula',
+    expand(inputs) {
+      const [a, b] = [required(inputs, 0, 'Formula'), required(inputs, 1, 'Formula')]
+      return [ops.mul(ops.exp(a), b), a, ops.sin(b)]
+    },
+    gradient: 'by-expansion',
+  })
+  const differentiated = (build: (x: Tensor) => readonly Tensor[]): number => {
+    const x = input('x', 'float64', [3])
+    const loss = build(x)
+      .map((y) => ops.reduceSum(ops.mul(y, y), [0]))
+      .reduce((sum, term) => ops.add(sum, term))
+    return gradientError({ loss, feeds: { x: numbersOf([3], 4) }, inputs: [x], variables: [x], outputs: [] })
+  }
+
+  test('is differentiated through its formula, all outputs or some', () => {
+    expect(differentiated((x) => apply([x, ops.cos(x)], undefined))).toBeLessThan(1e-9)
+    expect(differentiated((x) => apply([x, ops.cos(x)], undefined).slice(1))).toBeLessThan(1e-9)
+    expect(differentiated((x) => apply([x, ops.cos(x)], undefined).slice(2))).toBeLessThan(1e-9)
+  })
+
+  test('also where one input is made from the other, or is the other', () => {
+    expect(differentiated((x) => apply([ops.tanh(x), ops.exp(ops.tanh(x))], undefined))).toBeLessThan(1e-9)
+    expect(differentiated((x) => apply([x, x], undefined))).toBeLessThan(1e-9)
+    const nested = (x: Tensor): readonly Tensor[] => apply([x, apply([ops.sin(x), x], undefined)[0] ?? x], undefined)
+    expect(differentiated(nested)).toBeLessThan(1e-9)
+  })
+})
+
 describe('refusals', () => {
   const x = input('x', 'float32', [3])
 
@@ -221,6 +256,14 @@ describe('refusals', () => {
   test('the operator that stands in the way is named', () => {
     const failure = failureOf(() => gradients(ops.reduceSum(ops.floor(x), [0]), [x]))
     expect([failure.code, failure.details.field]).toEqual(['GRAPH_NO_GRADIENT', 'Floor'])
+  })
+
+  test('so is the input for which an operator has no gradient: it is never silently zero', () => {
+    const [q, mask] = [input('q', 'float32', [1, 1, 2, 4]), input('mask', 'float32', [2, 2])]
+    const loss = ops.reduceSum(scaledDotProductAttention(q, q, q, { mask }), [0, 1, 2, 3])
+    const failure = failureOf(() => gradients(loss, [mask]))
+    expect([failure.code, failure.details.field]).toEqual(['GRAPH_NO_GRADIENT', 'ScaledDotProductAttention/3'])
+    expect(gradients(loss, [q])).toHaveLength(1)
   })
 
   test('a feed that is missing, misshapen or contradicts another', () => {

@@ -38,7 +38,7 @@ const fusions: Readonly<Record<string, FusionRule>> = {
 
   RMSNormalization(context, { inputs: [x, weight] }, attributes) {
     const { epsilon } = normalization.parse(attributes)
-    return context.node('SimplifiedLayerNormalization', [context.value(x), context.value(weight)], 2, {
+    return context.node('SimplifiedLayerNormalization', [context.value(x), context.value(weight)], 1, {
       axis: { int: -1 },
       epsilon: { float: epsilon },
       stash_type: { int: 1 },

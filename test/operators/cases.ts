@@ -14,6 +14,8 @@ export interface Feed {
 export interface Case {
   readonly inputs: readonly Feed[]
   build(first: Tensor, ...others: readonly Tensor[]): Tensor | readonly Tensor[]
+  /** Floating inputs that the operator takes as given: it has no gradient for them. */
+  readonly frozen?: readonly number[]
   /** Inputs in each of which, the others held, the operator is linear up to a constant. */
   readonly affineIn?: readonly number[]
 }
@@ -28,7 +30,7 @@ interface Range {
 }
 
 /** Random numbers over axes, exact in float32. */
-function numbers(draw: Draw, dtype: DataType, over: readonly Axis[], { min = -2, max = 2, avoid = [] }: Range = {}): Feed {
+export function numbers(draw: Draw, dtype: DataType, over: readonly Axis[], { min = -2, max = 2, avoid = [] }: Range = {}): Feed {
   const next = random(draw.seed())
   return feed(dtype, over, () => {
     let element = Math.fround(min + (max - min) * next())
@@ -47,7 +49,7 @@ function distinct(draw: Draw, dtype: DataType, over: readonly Axis[]): Feed {
   return feed(dtype, over, (position) => order[position] ?? 0)
 }
 
-function indices(
+export function indices(
   draw: Draw,
   over: readonly Axis[],
   length: number,
@@ -495,7 +497,7 @@ function roomFor(kernel: readonly number[], pads: readonly number[], spatial: re
   })
 }
 
-function given(tensor: Tensor | undefined): Tensor {
+export function given(tensor: Tensor | undefined): Tensor {
   if (tensor === undefined) throw new Error('a case was built with too few inputs')
   return tensor
 }

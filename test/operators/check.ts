@@ -14,13 +14,13 @@ export interface Built {
   readonly feeds: Readonly<Record<string, Value>>
   readonly inputs: readonly Tensor[]
   readonly outputs: readonly Tensor[]
-  /** Which inputs are floating point. */
+  /** The inputs that have a gradient. */
   readonly variables: readonly Tensor[]
   /** sum over outputs of <output, direction>, absent where no output is floating point. */
   readonly loss?: Tensor
 }
 
-export function built({ inputs: feedList, build }: Case, seed = 1, prefix = ''): Built {
+export function built({ inputs: feedList, build, frozen = [] }: Case, seed = 1, prefix = ''): Built {
   const inputs = feedList.map(({ shape, value }, index) => input(`${prefix}x${index}`, value.dtype, shape))
   const feeds: Record<string, Value> = Object.fromEntries(feedList.map(({ value }, index) => [`${prefix}x${index}`, value]))
   const [first, ...others] = inputs
@@ -41,7 +41,7 @@ export function built({ inputs: feedList, build }: Case, seed = 1, prefix = ''):
     feeds,
     inputs,
     outputs,
-    variables: inputs.filter(({ dtype }) => isFloating(dtype)),
+    variables: inputs.filter(({ dtype }, index) => isFloating(dtype) && !frozen.includes(index)),
     ...(loss && { loss: rest.reduce((sum, term) => add(sum, term), loss) }),
   }
 }

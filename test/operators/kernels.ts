@@ -7,6 +7,7 @@ import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
 import type { NamedTensors, TensorValue } from '../../src/tensors.ts'
 import { type CaseOf, differentiable, undifferentiable } from './cases.ts'
 import { built } from './check.ts'
+import { composites } from './composite-cases.ts'
 import { drawFrom } from './draw.ts'
 
 /** Kernels of GPUs take four or two elements at a time where the lengths allow it. */
@@ -26,7 +27,12 @@ export function kernelModels(count: number): readonly KernelModel[] {
     .map(([operator, caseOf], index) => kernelModel(operator, caseOf, count, index))
 }
 
-function kernelModel(operator: string, caseOf: CaseOf, count: number, seed: number): KernelModel {
+/** Every composite's model, with ONNX Runtime's fused operators or without. */
+export function compositeModels(count: number, fused: boolean): readonly KernelModel[] {
+  return Object.entries(composites).map(([name, caseOf], index) => kernelModel(name, caseOf, count, index, fused))
+}
+
+function kernelModel(operator: string, caseOf: CaseOf, count: number, seed: number, fused = true): KernelModel {
   const graphs = fc
     .sample(
       fc.gen().map((g) => caseOf(drawFrom(g, lengths), 'float32')),
@@ -43,7 +49,7 @@ function kernelModel(operator: string, caseOf: CaseOf, count: number, seed: numb
   const inputs = graphs.flatMap((graph) => graph.inputs)
   const names = Object.keys(outputs)
   const values = evaluate([...Object.values(outputs), ...inputs], feeds)
-  const lowered = lower({ outputs, inputs })
+  const lowered = lower({ outputs, inputs, fused })
   return {
     operator,
     lowered,

@@ -1,7 +1,7 @@
 import { ModalignError } from '../../errors.ts'
 import { sumTo } from '../broadcast.ts'
 import { formatShape, shapesEqual } from '../dim.ts'
-import { defineComposite, required } from '../operator.ts'
+import { defineComposite, only, required } from '../operator.ts'
 import { add } from '../operators/add.ts'
 import { mul } from '../operators/mul.ts'
 import { reciprocal } from '../operators/reciprocal.ts'
@@ -14,7 +14,10 @@ export interface RmsAttributes {
   readonly epsilon: number
 }
 
-/** Outputs: Y [..., C] and the inverse root mean square [..., 1], which the gradient needs again. */
+/**
+ * One output, Y [..., C]. The gradient makes the inverse root mean square [..., 1] again from X: ONNX Runtime's fused operator offers it as a second output, but its
+ * WebGPU kernel (1.30) writes the mean there. Where nothing is fused, forward and backward share one computation of it.
+ */
 const apply = defineComposite<RmsAttributes>({
   name: 'RMSNormalization',
   expand(inputs, { epsilon }) {
@@ -27,11 +30,11 @@ const apply = defineComposite<RmsAttributes>({
         expected: formatShape(x.shape.slice(-1)),
       })
     }
-    const inverse = reciprocal(sqrt(add(reduceMean(mul(x, x), [-1], { keepdims: true }), epsilon)))
-    return [mul(mul(x, inverse), weight), inverse]
+    return [mul(mul(x, inverseOf(x, epsilon)), weight)]
   },
-  gradient({ inputs: [x, weight], outputs: [, inverse], upstream: [g], needs }) {
-    if (x === undefined || weight === undefined || inverse === undefined || g === undefined) return []
+  gradient({ inputs: [x, weight], upstream: [g], needs, attributes: { epsilon } }) {
+    if (x === undefined || weight === undefined || g === undefined) return []
+    const inverse = inverseOf(x, epsilon)
     const h = mul(g, weight)
     // dX = r (h - x r^2 mean(h x)), the row factor gathered first, so that only whole-row products touch all of X.
     const along = mul(reduceMean(mul(h, x), [-1], { keepdims: true }), mul(inverse, inverse))
@@ -41,7 +44,10 @@ const apply = defineComposite<RmsAttributes>({
 
 /** Y = X / sqrt(mean(X^2, last axis) + eps) * W.  X [..., C], W [C] -> Y [..., C].   Zhang & Sennrich 2019, eq. 4. */
 export function rmsNormalization(x: Tensor, weight: Tensor, { epsilon = 1e-6 }: { readonly epsilon?: number } = {}): Tensor {
-  const [y] = apply([x, weight], { epsilon })
-  if (y === undefined) throw new Error('internal: no output')
-  return y
+  return only(apply([x, weight], { epsilon }))
+}
+
+/** 1 / sqrt(mean(X^2, last axis) + eps): [..., 1]. */
+function inverseOf(x: Tensor, epsilon: number): Tensor {
+  return reciprocal(sqrt(add(reduceMean(mul(x, x), [-1], { keepdims: true }), epsilon)))
 }
