@@ -55,7 +55,7 @@ export async function nearestNeighbour(train: LabelledFeatures, test: LabelledFe
 export async function linearProbe(
   train: LabelledFeatures,
   test: LabelledFeatures,
-  { ridge = 0.1 }: { readonly ridge?: number } = {},
+  { ridge = 0.75 }: { readonly ridge?: number } = {},
 ): Promise<number> {
   const { width, labels } = train
   const classes = Math.max(...labels) + 1

@@ -115,11 +115,15 @@ export function corpusSample({ id, description, turns }: CorpusConversation): Sa
   return { id, turns: messages }
 }
 
-/** Plain text of the corpus for the tokenizer: every character, name, tag, question and answer, as often as one epoch has it. */
+/** How often the tokenizer's text repeats each emoji character and each role's name: often enough that each becomes one token. */
+const tokenRepeats = 64
+
+/** Plain text for training the tokenizer: every character, name, group and tag, the roles' names, and the corpus's own conversations. */
 export function* tokenizerCorpus(concepts: readonly Concept[], options: CorpusOptions = {}): Generator<string> {
-  for (const { character, name, group, subgroup, tags } of concepts) {
-    yield character
-    yield `${name}, ${group}, ${subgroup}, ${tags.join(', ')}`
+  for (const { character, name, group, subgroup } of concepts) {
+    yield `${character}\n`.repeat(tokenRepeats)
+    yield `${name}\n${group}\n${subgroup}`
+    yield 'system\nuser\nassistant'
   }
   for (const { description, turns } of languageCorpus(concepts, options)) {
     yield [description, ...turns.flatMap(({ question, answer }) => [question, answer])].filter((text) => text !== undefined).join('\n')

@@ -9,8 +9,13 @@ import { parseArgs } from 'node:util'
 import { linearCrossEntropy } from '../../src/graph/composites/cross-entropy.ts'
 import { size } from '../../src/graph/dim.ts'
 import { gradients } from '../../src/graph/gradients.ts'
+import { add } from '../../src/graph/operators/add.ts'
 import { gatherNd } from '../../src/graph/operators/gather-nd.ts'
+import { mul } from '../../src/graph/operators/mul.ts'
+import { reduceMean } from '../../src/graph/operators/reduce-mean.ts'
 import { scatterNd } from '../../src/graph/operators/scatter-nd.ts'
+import { sqrt } from '../../src/graph/operators/sqrt.ts'
+import { sub } from '../../src/graph/operators/sub.ts'
 import { filled, normal, type Parameter, ParameterScope } from '../../src/graph/parameters.ts'
 import { input, type Tensor } from '../../src/graph/tensor.ts'
 import { writeFileAtomic } from '../../src/io/atomic.ts'
@@ -41,24 +46,30 @@ import { trainByteLevelBpe } from './train-tokenizer.ts'
 export const recipe = {
   seed: 1,
   vocabularySize: 4608,
-  hiddenSize: 256,
-  intermediateSize: 768,
-  layers: 3,
-  heads: 4,
+  hiddenSize: 512,
+  intermediateSize: 512,
+  layers: 2,
+  heads: 8,
   kvHeads: 2,
   maxPositions: 256,
   batchSize: 48,
-  steps: 2400,
+  steps: 2000,
   learningRate: 1.5e-3,
   warmupSteps: 100,
   floor: 0.02,
   weightDecay: 0.01,
   betas: [0.9, 0.95],
   maxGradientNorm: 1,
-  /** Standard deviation of the embeddings' first values; of the noise below it is the unit. */
+  /** Standard deviation of the embeddings' first values. */
   embeddingDeviation: 0.02,
-  /** Largest noise, in units of the embedding's own size, on the token that stands for a picture: a projector's output is never exactly an embedding. */
-  noise: 2,
+  /**
+   * A projector's output is never exactly an embedding: the token that stands for a picture is mixed with another picture's (half of the time, with up to this weight),
+   * and noise of up to this many times its own size is added. Both grow from nothing between two steps, once reading has been learnt.
+   */
+  mixing: 0.45,
+  noise: 3,
+  disturbedFrom: 300,
+  disturbedFully: 900,
 } as const
 
 /** ChatML, as SmolLM2 writes it, without a default system turn. */
@@ -66,8 +77,16 @@ export const chatTemplate =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
 const folder = fileURLToPath(new URL('./llm/', import.meta.url))
-const noiseRows = 'noise.rows'
-const noiseValues = 'noise.values'
+const disturbanceInputs = {
+  /** int64 [pictures, 2]: batch row and place of the tokens that stand for pictures. */
+  rows: 'pictures.rows',
+  /** int64 [pictures]: the tokens mixed in. */
+  others: 'pictures.others',
+  /** float32 [pictures, 1]: their weights. */
+  weights: 'pictures.weights',
+  /** float32 [pictures, hiddenSize], in units of the embedding's own size. */
+  noise: 'pictures.noise',
+} as const
 
 export function config() {
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, vocabularySize, maxPositions } = recipe
@@ -97,7 +116,7 @@ interface LanguageGraph {
   readonly parameters: readonly Parameter[]
 }
 
-/** Loss and gradients of every weight. Noise is added to the embeddings at the places that stand for pictures. */
+/** Loss and gradients of every weight. The embeddings at the places that stand for pictures are disturbed. */
 function languageGraph(headChunks: number): LanguageGraph {
   const scope = new ParameterScope()
   const declared = new Map<string, Tensor>()
@@ -118,9 +137,15 @@ function languageGraph(headChunks: number): LanguageGraph {
   const [batch, tokens, rows, pictures] = [size('batch'), size('tokens'), size('rows'), size('pictures')]
   const ids = input(stepInputs.ids, 'int64', [batch, tokens])
   const positions = input(stepInputs.positions, 'int64', [batch, tokens])
-  const noise = input(noiseValues, 'float32', [pictures, recipe.hiddenSize])
-  const noisy = scatterNd(decoder.embed(ids), input(noiseRows, 'int64', [pictures, 2]), noise, 'add')
-  const { hidden } = decoder.decode(noisy, { positions })
+  const embeds = decoder.embed(ids)
+  const rowsOfPictures = input(disturbanceInputs.rows, 'int64', [pictures, 2])
+  const clean = gatherNd(embeds, rowsOfPictures)
+  const others = decoder.embed(input(disturbanceInputs.others, 'int64', [pictures]))
+  const share = input(disturbanceInputs.weights, 'float32', [pictures, 1])
+  const ownSize = sqrt(add(reduceMean(mul(clean, clean), [-1], { keepdims: true }), 1e-12))
+  const noise = mul(input(disturbanceInputs.noise, 'float32', [pictures, recipe.hiddenSize]), ownSize)
+  const disturbed = add(add(mul(clean, sub(1, share)), mul(others, share)), noise)
+  const { hidden } = decoder.decode(scatterNd(embeds, rowsOfPictures, disturbed), { positions })
   const supervised = gatherNd(hidden, input(stepInputs.supervisedRows, 'int64', [headChunks, rows, 2]))
   const labels = input(stepInputs.labels, 'int64', [headChunks, rows])
   const { sum } = linearCrossEntropy(supervised, decoder.head, labels, input(stepInputs.rowWeights, 'float32', [headChunks, rows]))
@@ -176,9 +201,8 @@ export async function* trainLanguageModel(
   const rate = cosine({ peak: recipe.learningRate, warmupSteps: recipe.warmupSteps, totalSteps: recipe.steps, floor: recipe.floor })
   const groups = labelledGroups(concepts, tokenizer, template)
   let group: readonly Conversation[] = []
-  const noise = randomStream({ seed: recipe.seed, stream: 'noise' })
+  const characterIds = concepts.map(({ character }) => tokenizer.encodeText(character)).flatMap((ids) => (ids.length === 1 ? ids : []))
   const evaluation = nameQuestions(concepts, tokenizer, template, headChunks)
-  let drawn = 0
   for (let step = 0; step < steps; step++) {
     if (step % groupBatches === 0) group = groups.next().value ?? []
     const items = takeBatch(group, step)
@@ -186,18 +210,7 @@ export async function* trainLanguageModel(
       items.map((item) => ({ ...item, features: [] })),
       { media: [], headChunks, lengthMultiple: 4 },
     )
-    const places = items.flatMap(({ pictures }, row) => pictures.flatMap((place) => [row, place]))
-    const values = new Float32Array((places.length / 2) * recipe.hiddenSize)
-    for (let picture = 0; picture < places.length / 2; picture++) {
-      const scale = recipe.noise * recipe.embeddingDeviation * noise.uniform(drawn++)
-      for (let channel = 0; channel < recipe.hiddenSize; channel++)
-        values[picture * recipe.hiddenSize + channel] = scale * noise.normal(drawn++)
-    }
-    const noiseFeeds: NamedTensors = {
-      [noiseRows]: int64Tensor(places, [places.length / 2, 2]),
-      [noiseValues]: { dtype: 'float32', dims: [places.length / 2, recipe.hiddenSize], data: values },
-    }
-    await trainer.accumulate({ ...feeds, ...noiseFeeds }, weight)
+    await trainer.accumulate({ ...feeds, ...disturbance(items, step, characterIds) }, weight)
     const update = await trainer.update(rate(step))
     yield { step: step + 1, ...update, ...((step + 1) % 100 === 0 && { nameLoss: await nameLoss(trainer, evaluation) }) }
   }
@@ -214,11 +227,37 @@ function nameQuestions(concepts: readonly Concept[], tokenizer: Tokenizer, templ
 }
 
 async function nameLoss(trainer: LocalTrainer, { feeds, weight }: Batch): Promise<number> {
-  const clean: NamedTensors = {
-    [noiseRows]: int64Tensor([], [0, 2]),
-    [noiseValues]: { dtype: 'float32', dims: [0, recipe.hiddenSize], data: new Float32Array(0) },
+  return (await trainer.loss({ ...feeds, ...disturbanceFeeds([], [], new Float32Array(0), new Float32Array(0)) })) / weight
+}
+
+/** What is done to a batch's pictures at a step: a pure function of seed, step and place. */
+function disturbance(items: readonly Conversation[], step: number, characterIds: readonly number[]): NamedTensors {
+  const strength = Math.min(1, Math.max(0, (step - recipe.disturbedFrom) / (recipe.disturbedFully - recipe.disturbedFrom)))
+  const random = randomStream({ seed: recipe.seed, stream: `disturbance/${step}` })
+  const rows = items.flatMap(({ pictures }, row) => pictures.flatMap((place) => [row, place]))
+  const count = rows.length / 2
+  let drawn = 0
+  const others = Array.from({ length: count }, () => characterIds[random.integer(drawn++, characterIds.length)] ?? 0)
+  const weights = Float32Array.from({ length: count }, () =>
+    random.uniform(drawn++) < 0.5 ? strength * recipe.mixing * random.uniform(drawn++) : 0,
+  )
+  const noise = new Float32Array(count * recipe.hiddenSize)
+  for (let picture = 0; picture < count; picture++) {
+    const size = strength * recipe.noise * random.uniform(drawn++)
+    for (let channel = 0; channel < recipe.hiddenSize; channel++)
+      noise[picture * recipe.hiddenSize + channel] = size * random.normal(drawn++)
   }
-  return (await trainer.loss({ ...feeds, ...clean })) / weight
+  return disturbanceFeeds(rows, others, weights, noise)
+}
+
+function disturbanceFeeds(rows: readonly number[], others: readonly number[], weights: Float32Array, noise: Float32Array): NamedTensors {
+  const count = others.length
+  return {
+    [disturbanceInputs.rows]: int64Tensor(rows, [count, 2]),
+    [disturbanceInputs.others]: int64Tensor(others, [count]),
+    [disturbanceInputs.weights]: { dtype: 'float32', dims: [count, 1], data: weights },
+    [disturbanceInputs.noise]: { dtype: 'float32', dims: [count, recipe.hiddenSize], data: noise },
+  }
 }
 
 /**

@@ -2,6 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import { multiplyDims } from '../graph/dim.ts'
 import { reshape } from '../graph/operators/reshape.ts'
+import type { Parameter } from '../graph/parameters.ts'
 import { dimAt } from '../graph/tensor.ts'
 import type { GenerationOptions } from '../llm/generation.ts'
 import type { LanguageModel } from '../llm/language-model.ts'
@@ -11,7 +12,7 @@ import type { DeviceRequest, Session } from '../runtime/session.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { type PromptIds, renderPrompt } from '../text/label-spans.ts'
 import type { Encoder, Features, MediaSource, Projector, TokenGrid, Turn } from './contracts.ts'
-import { initialValues } from './initial-values.ts'
+import { featureStatistics, initialValues } from './initial-values.ts'
 import { localReader, type MediaReader, type ReadOptions } from './media-reader.ts'
 import { type MediaPath, project } from './splice.ts'
 import { gridTokens } from './token-grid.ts'
@@ -61,6 +62,8 @@ export class MultimodalModel implements AsyncDisposable {
   readonly imageTokens: number
   readonly #device: DeviceRequest
   #parameters: Trainables
+  /** Whether the projector still has its first values. */
+  #fresh = true
   #projection: Promise<Session> | undefined
 
   constructor({ llm, image, seed = 0, parameters, device = 'cpu', reader = localReader }: ComposeOptions) {
@@ -70,8 +73,7 @@ export class MultimodalModel implements AsyncDisposable {
     this.#device = device
     this.grid = image.encoder.grid({})
     this.imageTokens = gridTokens(image.projector.definition.tokens(this.grid, image.projector.options))
-    const declared = project(this.mediaPath, llm.decoder.hiddenSize).scope.parameters
-    this.#parameters = initialValues(declared, seed)
+    this.#parameters = initialValues(this.#declared(), seed)
     if (parameters !== undefined) this.setParameters(parameters)
   }
 
@@ -82,6 +84,18 @@ export class MultimodalModel implements AsyncDisposable {
   /** The projector's values, by names such as `image.0.weight`. */
   get parameters(): Trainables {
     return this.#parameters
+  }
+
+  /** Whether the projector begins with statistics of the training data, which it has not seen yet. */
+  get needsStatistics(): boolean {
+    return (
+      this.#fresh && this.#declared().some(({ initializer }) => initializer.kind === 'feature-mean' || initializer.kind === 'feature-scale')
+    )
+  }
+
+  /** Gives a fresh projector its data's statistics. features float32 [tokens, width] each. */
+  setStatistics(features: Iterable<Float32Array>): void {
+    this.setParameters({ ...this.#parameters, ...featureStatistics(this.#declared(), features, this.image.encoder.width) })
   }
 
   /** @throws MODEL_PARAMETERS naming the first difference. */
@@ -100,6 +114,7 @@ export class MultimodalModel implements AsyncDisposable {
     const unknown = Object.keys(values).find((name) => !Object.hasOwn(this.#parameters, name))
     if (unknown !== undefined)
       throw new ModalignError({ code: 'MODEL_PARAMETERS', field: unknown, expected: 'a parameter of this projector' })
+    this.#fresh = false
     this.#parameters = Object.fromEntries(
       Object.keys(this.#parameters).map((name) => [name, values[name] ?? { dims: [], data: new Float32Array(0) }]),
     )
@@ -215,6 +230,10 @@ export class MultimodalModel implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose()
+  }
+
+  #declared(): readonly Parameter[] {
+    return project(this.mediaPath, this.llm.decoder.hiddenSize).scope.parameters
   }
 
   #projectionSession(): Promise<Session> {
