@@ -39,9 +39,11 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
     ...ortSessionOptions(device, options, thisPlatform, model.externalRoot),
     ...(model.externalData !== undefined && { externalData: model.externalData.map(({ path, data }) => ({ path, data: unshared(data) })) }),
   }
+  // As below, the codec comes only with the sessions that need it.
+  const bytes = device === 'webgpu' ? (await import('../onnx/webgpu-repairs.ts')).repairedForWebGpu(model.bytes) : model.bytes
   const call = <T>(work: () => Promise<T>): Promise<T> =>
     needsProcessLock(device) ? whileLocked(() => nativeCall(work)) : nativeCall(work)
-  const backend = await call(async () => ortBackend(await ort.InferenceSession.create(unshared(model.bytes), sessionOptions), ort.Tensor))
+  const backend = await call(async () => ortBackend(await ort.InferenceSession.create(unshared(bytes), sessionOptions), ort.Tensor))
   return {
     ...backend,
     run: (feeds, fetch) => call(() => backend.run(feeds, fetch)),

@@ -58,8 +58,10 @@ export async function openWebBackend(
       got: 'a folder',
       expected: 'externalData: onnxruntime-web reads no files',
     })
+  // Imported here because it brings the ONNX codec, which WASM does without.
+  const bytes = device === 'webgpu' ? (await import('../onnx/webgpu-repairs.ts')).repairedForWebGpu(model.bytes) : model.bytes
   start(ort, options, environment)
-  const backend = await inTurn(async () => ortBackend(await ort.InferenceSession.create(model.bytes, sessionOptions), ort.Tensor))
+  const backend = await inTurn(async () => ortBackend(await ort.InferenceSession.create(bytes, sessionOptions), ort.Tensor))
   return {
     ...backend,
     run: (feeds, fetch) => inTurn(() => backend.run(feeds, fetch)),
