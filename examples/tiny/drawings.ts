@@ -93,15 +93,8 @@ export async function readConcepts(file: string | URL): Promise<readonly Concept
   return parsed.data
 }
 
-const placement = { left: z.number().optional(), top: z.number().optional(), width: z.number().optional(), height: z.number().optional() }
-const transformation = { hFlip: z.boolean().optional(), vFlip: z.boolean().optional(), rotate: z.literal(0).optional() }
-const iconSetSchema = z.object({
-  icons: z.record(z.string(), z.object({ body: z.string(), ...placement, ...transformation })),
-  aliases: z.record(z.string(), z.object({ parent: z.string(), ...placement, ...transformation })).optional(),
-  ...placement,
-})
-type IconSet = z.infer<typeof iconSetSchema>
-type Icon = IconSet['icons'][string]
+const box = { left: z.number().optional(), top: z.number().optional(), width: z.number().optional(), height: z.number().optional() }
+const iconSetSchema = z.object({ icons: z.record(z.string(), z.object({ body: z.string(), ...box })), ...box })
 
 /** One file of a style's package. Throws `DEPENDENCY_MISSING` if the package is not installed. */
 export async function readStyleFile(style: Style, file: 'icons.json' | 'chars.json'): Promise<unknown> {
@@ -119,22 +112,6 @@ export async function readStyleFile(style: Style, file: 'icons.json' | 'chars.js
     })
   }
   return JSON.parse(await readFile(path, 'utf8'))
-}
-
-/** The icon with its aliases followed: an alias may mirror its parent or replace its view box. */
-function resolveIcon(set: IconSet, name: string, depth = 0): Icon | undefined {
-  const own = set.icons[name]
-  if (own !== undefined) return own
-  const alias = set.aliases?.[name]
-  const parent = alias === undefined || depth > 8 ? undefined : resolveIcon(set, alias.parent, depth + 1)
-  if (alias === undefined || parent === undefined) return undefined
-  const { parent: _, ...changes } = alias
-  return {
-    ...parent,
-    ...changes,
-    hFlip: (parent.hFlip ?? false) !== (alias.hFlip ?? false),
-    vFlip: (parent.vFlip ?? false) !== (alias.vFlip ?? false),
-  }
 }
 
 /** The side of a drawing in pixels: what the tiny pair's encoder takes, so that nothing is resized after rasterising. */
@@ -173,7 +150,7 @@ export async function openDrawings(style: Style): Promise<Drawings> {
   const set = parsed.data
 
   function svg(concept: Concept, size = drawingSize): string {
-    const icon = resolveIcon(set, concept.icons[style])
+    const icon = set.icons[concept.icons[style]]
     if (icon === undefined) {
       throw new ModalignError({
         code: 'DATASET_DRAWING',
@@ -187,11 +164,7 @@ export async function openDrawings(style: Style): Promise<Drawings> {
     const top = icon.top ?? set.top ?? 0
     const width = icon.width ?? set.width ?? 16
     const height = icon.height ?? set.height ?? 16
-    const mirrored = icon.hFlip === true || icon.vFlip === true
-    const flip = `translate(${icon.hFlip ? width + 2 * left : 0} ${icon.vFlip ? height + 2 * top : 0}) scale(${icon.hFlip ? -1 : 1} ${icon.vFlip ? -1 : 1})`
-    const body = mirrored ? `<g transform="${flip}">${icon.body}</g>` : icon.body
-    const box = `${left} ${top} ${width} ${height}`
-    return `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="${size}" height="${size}" viewBox="${box}">${body}</svg>`
+    return `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="${size}" height="${size}" viewBox="${left} ${top} ${width} ${height}">${icon.body}</svg>`
   }
 
   async function render(concept: Concept, size = drawingSize): Promise<DecodedImage> {
