@@ -60,7 +60,7 @@ function kernelModel(operator: string, caseOf: CaseOf, count: number, seed: numb
 
 /** The first difference beyond `relative` x |expected| + `absolute`, in words. */
 export function difference(
-  outputs: NamedTensors,
+  outputs: Readonly<Record<string, NamedTensors[string] | Value>>,
   expected: KernelModel['expected'],
   { relative = 1e-5, absolute = 1e-5 } = {},
 ): string | undefined {

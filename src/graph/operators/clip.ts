@@ -3,8 +3,8 @@ import { evaluateUnary } from '../elementwise.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { scalar, type Tensor } from '../tensor.ts'
 import { and } from './and.ts'
-import { greaterOrEqual } from './greater-or-equal.ts'
-import { lessOrEqual } from './less-or-equal.ts'
+import { greater } from './greater.ts'
+import { less } from './less.ts'
 import { where } from './where.ts'
 
 export interface ClipOptions {
@@ -21,8 +21,8 @@ const apply = defineOperator<ClipOptions>({
   },
   gradient({ inputs: [x], upstream: [g], needs, attributes: { min, max } }) {
     if (!needs[0] || x === undefined || g === undefined) return []
-    const above = min === undefined ? undefined : greaterOrEqual(x, min)
-    const below = max === undefined ? undefined : lessOrEqual(x, max)
+    const above = min === undefined ? undefined : greater(x, min)
+    const below = max === undefined ? undefined : less(x, max)
     const inside = above !== undefined && below !== undefined ? and(above, below) : (above ?? below)
     return [inside === undefined ? g : where(inside, g, scalar(0, g.dtype))]
   },
@@ -30,7 +30,7 @@ const apply = defineOperator<ClipOptions>({
     evaluateUnary([x], (v) => Math.min(Math.max(v, min), max)),
 })
 
-/** Y = X kept within min and max, either of which may be left out.  dX = g where min <= X <= max; 0 elsewhere. */
+/** Y = X kept within min and max, either of which may be left out.  dX = g where min < X < max; 0 elsewhere, also at the bounds, as PyTorch has it. */
 export function clip(x: Tensor, { min, max }: ClipOptions): Tensor {
   if (min === undefined && max === undefined) return x
   const bound = (value: number | undefined): Tensor | undefined => (value === undefined ? undefined : scalar(value, x.dtype))
