@@ -1,9 +1,8 @@
-import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
-import { createServer } from 'node:http'
-import { build } from 'esbuild'
-import { chromium } from 'playwright-core'
-import { afterAll, describe, expect, test } from 'vitest'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { bundledFiles, bundleForBrowsers, findChromium, withPage } from '../../test/chromium.ts'
+import { skipWithout } from '../../test/skip.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { createLocalSession } from './local.ts'
 import { createSession } from './node.ts'
@@ -71,9 +70,6 @@ describe('onnxruntime-web in Node', () => {
   })
 })
 
-const browser = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path))
-if (browser === undefined) console.warn("skipped: onnxruntime-web in a browser: no Chromium found; install Debian's package chromium")
-
 /** What the page runs: the probe on each device, and on what `auto` takes. */
 const pageModule = `
   import { createWebSession } from './web.ts'
@@ -94,79 +90,30 @@ const pageModule = `
 `
 
 describe('the module for browsers', () => {
-  // esbuild refuses Node's modules on this platform, so that it bundles at all is half of the test.
-  const bundled = build({
-    stdin: {
-      contents: pageModule,
-      resolveDir: new URL('.', import.meta.url).pathname,
-      loader: 'ts',
-    },
-    bundle: true,
-    splitting: true,
-    outdir: 'out',
-    write: false,
-    format: 'esm',
-    platform: 'browser',
-    external: ['onnxruntime-web/*'],
-    metafile: true,
-    logLevel: 'silent',
-  })
+  const bundled = bundleForBrowsers(pageModule, fileURLToPath(new URL('.', import.meta.url)), { external: ['onnxruntime-web/*'] })
 
-  test('reaches no module of Node and none of the native runtime', async () => {
+  test('reaches none of the native runtime', async () => {
     const inputs = Object.keys((await bundled).metafile.inputs)
     expect(inputs.some((path) => path.endsWith('src/runtime/host.ts'))).toBe(true)
-    expect(inputs.filter((path) => /node_modules/.test(path) && !/node_modules\/(zod|@zod)\//.test(path))).toEqual([])
+    expect(inputs.filter((path) => /node_modules/.test(path) && !/node_modules\/(zod|@bufbuild\/protobuf)\//.test(path))).toEqual([])
     expect(inputs.filter((path) => /runtime\/(node|native|local|rpc)\.ts$/.test(path))).toEqual([])
   })
 
-  describe.skipIf(browser === undefined)('in Chromium', () => {
-    const dist = new URL('../../node_modules/onnxruntime-web/dist/', import.meta.url)
-    const server = createServer(async ({ url = '/' }, response) => {
-      const name = url.slice(1)
-      response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
-      response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
-      const chunk = (await bundled).outputFiles.find(({ path }) => path.endsWith(`/${name}`))
-      if (name === '') {
-        const imports = { 'onnxruntime-web/wasm': '/ort.wasm.bundle.min.mjs', 'onnxruntime-web/webgpu': '/ort.webgpu.bundle.min.mjs' }
-        response.setHeader('Content-Type', 'text/html')
-        response.end(`<!doctype html><script type="importmap">${JSON.stringify({ imports })}</script>`)
-      } else if (chunk !== undefined) {
-        response.setHeader('Content-Type', 'text/javascript')
-        response.end(chunk.contents)
-      } else if (/^ort[\w.-]+\.(mjs|wasm)$/.test(name) && existsSync(new URL(name, dist))) {
-        response.setHeader('Content-Type', name.endsWith('.wasm') ? 'application/wasm' : 'text/javascript')
-        response.end(await readFile(new URL(name, dist)))
-      } else {
-        response.statusCode = 404
-        response.end()
-      }
-    })
-    afterAll(() => server.close())
-
-    test('WASM on two threads and WebGPU on a software adapter give the known values; auto keeps off the software adapter', async () => {
-      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-      const address = server.address()
-      const port = typeof address === 'object' && address !== null ? address.port : 0
-      const launched = await chromium.launch({
-        executablePath: browser ?? '',
-        args: ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  skipWithout(findChromium().missing).test(
+    'in Chromium: WASM on two threads and WebGPU on a software adapter give the known values; auto keeps off the software adapter',
+    async () => {
+      // An import map in place of a bundler: ONNX Runtime's modules as they are published.
+      const imports = { 'onnxruntime-web/wasm': '/ort.wasm.bundle.min.mjs', 'onnxruntime-web/webgpu': '/ort.webgpu.bundle.min.mjs' }
+      const html = `<!doctype html><script type="importmap">${JSON.stringify({ imports })}</script>`
+      const evaluate = "import('/page.js').then((module) => module.outcome())"
+      const results: unknown = await withPage(bundledFiles(await bundled), (page) => page.evaluate(evaluate), html)
+      expect(results).toEqual({
+        isolated: true,
+        wasm: { device: 'wasm', error: expect.closeTo(0, 6), passedOver: '' },
+        webgpu: { device: 'webgpu', error: expect.closeTo(0, 6), passedOver: '' },
+        auto: { device: 'wasm', error: expect.closeTo(0, 6), passedOver: expect.stringContaining('software') },
       })
-      try {
-        const page = await launched.newPage()
-        const errors: string[] = []
-        page.on('pageerror', (error) => errors.push(error.message))
-        await page.goto(`http://127.0.0.1:${port}/`)
-        const results: unknown = await page.evaluate("import('/stdin.js').then((module) => module.outcome())")
-        expect(errors).toEqual([])
-        expect(results).toEqual({
-          isolated: true,
-          wasm: { device: 'wasm', error: expect.closeTo(0, 6), passedOver: '' },
-          webgpu: { device: 'webgpu', error: expect.closeTo(0, 6), passedOver: '' },
-          auto: { device: 'wasm', error: expect.closeTo(0, 6), passedOver: expect.stringContaining('software') },
-        })
-      } finally {
-        await launched.close()
-      }
-    })
-  })
+    },
+    180_000,
+  )
 })
