@@ -32,7 +32,7 @@ describe('calls to a worker', () => {
 
   test('what cannot be cloned is an error of that call alone', async () => {
     await using worker = connectWorker<TestHandlers>(entry)
-    await expect(worker.call('square', (() => 1) as unknown as number)).rejects.toMatchObject({ code: 'RUNTIME_REQUEST' })
+    await expect(worker.call('square', (() => 1) as never)).rejects.toMatchObject({ code: 'RUNTIME_REQUEST' })
     await expect(worker.call('unclonable', undefined)).rejects.toMatchObject({ code: 'INTERNAL' })
     expect(await worker.call('square', 5)).toBe(25)
   })
