@@ -43,6 +43,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['PREPROCESSING_', exitCodes.usage],
   ['GLOB_', exitCodes.usage],
   ['JOB_', exitCodes.usage],
+  ['OUTPUT_', exitCodes.usage],
   ['INPUT_EMPTY', exitCodes.usage],
   ['RUNTIME_OPTIONS', exitCodes.usage],
   ['RUN_LOG_EXISTS', exitCodes.usage],
@@ -85,6 +86,8 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['RUNTIME_WORKER_DIED', exitCodes.environment],
   ['ENCODER_MISSING', exitCodes.environment],
   ['EMBEDDED_MISSING', exitCodes.environment],
+  ['PAIR_MISSING', exitCodes.environment],
+  ['HTTP_', exitCodes.environment],
 
   ['ONNX_', exitCodes.artefact],
   ['SAFETENSORS_', exitCodes.artefact],

@@ -2,6 +2,7 @@ import { basename } from 'node:path'
 import { createInterface } from 'node:readline'
 import { z } from 'zod'
 import { errorData, ModalignError, renderError } from '../../errors.ts'
+import { fileSource } from '../../io/byte-source.ts'
 import type { GenerationOptions } from '../../llm/generation.ts'
 import type { Part, Turn } from '../../model/contracts.ts'
 import { pathSchema } from '../catalogues.ts'
@@ -30,6 +31,8 @@ export const chatCommand = defineCommand({
   },
   positionals: [{ name: 'QUESTION', setting: 'question', help: 'answered once; without it a conversation begins' }],
   async run({ question, image = [], system, ...rest }, { terminal }) {
+    // What is wrong with a path shows before models are loaded.
+    for (const path of image) await fileSource(path)
     await using talker = await openTalker(rest, terminal)
     const conversation = new Conversation(talker, terminal, generationOptionsOf(rest), system)
     conversation.attach(image)
