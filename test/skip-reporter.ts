@@ -1,4 +1,4 @@
-/** Says at the end how many tests were skipped and why. A run that must be complete (`MODALIGN_LONG=1`) fails if any was. */
+/** Says at the end how many tests passed, failed and were skipped, and why they were skipped. A run that must be complete (`MODALIGN_LONG=1`) fails if any was. */
 import type { Reporter, TestModule, Vitest } from 'vitest/node'
 
 export interface SkipReporterOptions {
@@ -24,26 +24,21 @@ export class SkipReporter implements Reporter {
 
   onTestRunEnd(modules: readonly TestModule[]): void {
     if (this.#filtered) return
-    const counts = new Map<string, number>()
-    for (const module of modules) {
-      for (const test of module.children.allTests('skipped')) {
-        const result = test.result()
-        const reason =
-          skipReason(test.fullName) ?? ('note' in result ? result.note : undefined) ?? `no reason given in ${module.relativeModuleId}`
-        counts.set(reason, (counts.get(reason) ?? 0) + 1)
-      }
+    const tests = modules.flatMap((module) => [...module.children.allTests()])
+    const count = (state: string): number => tests.filter((test) => test.result().state === state).length
+    this.#write(`\nTests: ${count('passed')} passed, ${count('failed')} failed, ${count('skipped')} skipped\n`)
+    const reasons = new Map<string, number>()
+    for (const test of tests) {
+      const result = test.result()
+      if (result.state !== 'skipped') continue
+      const reason = skipReason(test.fullName) ?? result.note ?? `no reason given in ${test.module.relativeModuleId}`
+      reasons.set(reason, (reasons.get(reason) ?? 0) + 1)
     }
-    const total = [...counts.values()].reduce((sum, count) => sum + count, 0)
-    if (total === 0) {
-      this.#write(' Skipped  no test\n')
-      return
+    for (const [reason, times] of [...reasons].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))) {
+      this.#write(`${String(times).padStart(6)} skipped: ${reason}\n`)
     }
-    this.#write(` Skipped  ${total} ${total === 1 ? 'test' : 'tests'}:\n`)
-    for (const [reason, count] of [...counts].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))) {
-      this.#write(`${String(count).padStart(10)} x ${reason}\n`)
-    }
-    if (!this.#failOnSkip) return
-    this.#write(' A long run must be complete: skipped tests make it fail.\n')
+    if (reasons.size === 0 || !this.#failOnSkip) return
+    this.#write('A long run must be complete: skipped tests make it fail.\n')
     process.exitCode = 1
   }
 }
