@@ -24,9 +24,9 @@ export function pairFile(name: string): string {
 
 /** How the pair's projector is tuned. */
 export const tuning = {
-  epochs: 8,
+  epochs: 5,
   batchSize: 64,
-  learningRate: 3e-3,
+  learningRate: 2e-3,
   warmupRatio: 0.05,
   optimizer: { name: 'adamw', weightDecay: 0.05 },
   checkpointEvery: 0,
@@ -36,5 +36,5 @@ export const tuning = {
 export async function composePair(seed = 0): Promise<MultimodalModel> {
   const llm = await loadLanguageModel(pairFile('llm'), { device: 'cpu' })
   const encoder = await mobilenetV2({ model: pairFile('encoder.onnx'), device: 'cpu', batch: 32 })
-  return compose({ llm, image: { encoder, projector: pooledMlp({ depth: 2, hiddenWidth: 512 }) }, seed })
+  return compose({ llm, image: { encoder, projector: pooledMlp({ rows: 2, columns: 2, depth: 1 }) }, seed })
 }

@@ -8,7 +8,6 @@ export type Initializer =
   | { readonly kind: 'normal'; readonly std: number }
   | { readonly kind: 'constant'; readonly value: number }
   | { readonly kind: 'feature-mean' }
-  | { readonly kind: 'feature-scale' }
 
 /** U(-bound, bound). */
 export const uniform = (bound: number): Initializer => ({ kind: 'uniform', bound })
@@ -19,8 +18,6 @@ export const filled = (value: number): Initializer => ({ kind: 'constant', value
 
 /** The mean of the training data's features, channel by channel: 0 until tuning has seen them. */
 export const featureMean: Initializer = { kind: 'feature-mean' }
-/** One over the deviation of the training data's features, channel by channel: 1 until tuning has seen them. */
-export const featureScale: Initializer = { kind: 'feature-scale' }
 
 export interface Parameter {
   /** Full name, for example `image.0.weight`. */

@@ -36,6 +36,8 @@ export interface Decoded {
 }
 
 export interface Decoder {
+  /** The name of the token embeddings among the weights. */
+  readonly embeddingsName: string
   readonly hiddenSize: number
   readonly vocabularySize: number
   readonly layers: number

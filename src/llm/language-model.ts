@@ -8,10 +8,13 @@ import { fingerprint } from '../io/fingerprint.ts'
 import { randomStream } from '../random.ts'
 import { createSession } from '../runtime/node.ts'
 import type { DeviceRequest, Session } from '../runtime/session.ts'
+import { bytesPerElement } from '../tensors.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import { loadChatTemplate, loadTokenizer, readJson } from '../text/model-folder.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
-import { openCheckpoint } from '../weights/checkpoint.ts'
+import { type Checkpoint, openCheckpoint } from '../weights/checkpoint.ts'
+import { toFloat32 } from '../weights/float16.ts'
+import { tensorFromBytes } from '../weights/safetensors-source.ts'
 import { checkpointWeights } from './checkpoint-weights.ts'
 import type { Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
@@ -44,6 +47,8 @@ export interface LanguageModel extends AsyncDisposable {
   /** SHA-256 over config, tokenizer and the weights' fingerprints: two models with one identity answer alike. */
   readonly identity: string
   readonly decoder: Decoder
+  /** Root mean square of the token embeddings, of a sample of their rows. */
+  readonly embeddingRms: number
   readonly tokenizer: Tokenizer
   readonly template: ChatTemplate
   /** Where generation runs; known once it has. */
@@ -111,6 +116,7 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
     folder: resolve(folder),
     identity: hash.digest('hex'),
     decoder,
+    embeddingRms: await sampledRms(checkpoint, decoder.embeddingsName),
     tokenizer,
     template,
     defaults,
@@ -118,7 +124,26 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
   })
 }
 
-interface Parts extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'tokenizer' | 'template'> {
+const sampledBlocks = 16
+const sampledBytes = 65_536
+
+/** Of evenly spaced blocks, so that a table of gigabytes is not read for one number. */
+async function sampledRms(checkpoint: Checkpoint, name: string): Promise<number> {
+  const { file, dtype, offset, byteLength } = checkpoint.tensor(name)
+  const source = await fileSource(file)
+  const size = bytesPerElement[dtype]
+  const block = Math.min(sampledBytes, byteLength)
+  let [sum, count] = [0, 0]
+  for (let index = 0; index < sampledBlocks; index++) {
+    const start = Math.floor(((byteLength - block) * index) / (sampledBlocks - 1) / size) * size
+    const values = toFloat32(tensorFromBytes(await source.read(offset + start, block), { dtype, shape: [block / size] }, { name, file }))
+    for (const value of values) sum += value * value
+    count += values.length
+  }
+  return Math.sqrt(sum / count)
+}
+
+interface Parts extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'embeddingRms' | 'tokenizer' | 'template'> {
   readonly defaults: GenerationOptions
   readonly options: LanguageModelOptions
 }

@@ -95,6 +95,8 @@ export interface ProjectorInput {
 export interface ProjectorContext<O> {
   /** Width of the language model's token embeddings. */
   readonly outputWidth: number
+  /** Root mean square of the language model's token embeddings: the size at which it reads best. 1 where it is not known. */
+  readonly embeddingRms: number
   /** How the features that come in lie. */
   readonly grid: TokenGrid
   readonly options: O

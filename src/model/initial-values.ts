@@ -15,8 +15,6 @@ export function initialValue({ name, shape, initializer }: Parameter, seed: numb
       return { dims: shape, data: normals(length, key, { deviation: initializer.std }) }
     case 'feature-mean':
       return { dims: shape, data: new Float32Array(length) }
-    case 'feature-scale':
-      return { dims: shape, data: new Float32Array(length).fill(1) }
     case 'constant':
       return { dims: shape, data: new Float32Array(length).fill(initializer.value) }
     default:
@@ -29,32 +27,21 @@ export function initialValues(parameters: readonly Parameter[], seed: number): T
 }
 
 /**
- * Values that depend on the data: each channel's mean and one over its deviation, over all tokens of the features given.
+ * Values that depend on the data: each channel's mean over all tokens of the features given.
  *
  * @param features float32 [tokens, width] each.
  */
 export function featureStatistics(parameters: readonly Parameter[], features: Iterable<Float32Array>, width: number): Trainables {
-  const [sum, squares] = [new Float64Array(width), new Float64Array(width)]
+  const sum = new Float64Array(width)
   let count = 0
   for (const one of features) {
-    for (let i = 0; i < one.length; i++) {
-      const value = one[i] ?? 0
-      const channel = i % width
-      sum[channel] = (sum[channel] ?? 0) + value
-      squares[channel] = (squares[channel] ?? 0) + value * value
-    }
+    for (let i = 0; i < one.length; i++) sum[i % width] = (sum[i % width] ?? 0) + (one[i] ?? 0)
     count += one.length / width
   }
   const mean = Float32Array.from(sum, (total) => total / Math.max(count, 1))
-  // A channel that never changes says nothing: it is left at its size instead of being blown up.
-  const scale = Float32Array.from(squares, (total, channel) => {
-    const variance = total / Math.max(count, 1) - (mean[channel] ?? 0) ** 2
-    return variance > 1e-8 ? 1 / Math.sqrt(variance) : 1
-  })
   return Object.fromEntries(
-    parameters.flatMap(({ name, shape, initializer }) => {
-      if (initializer.kind === 'feature-mean') return [[name, { dims: shape, data: mean.slice() }] as const]
-      return initializer.kind === 'feature-scale' ? [[name, { dims: shape, data: scale.slice() }] as const] : []
-    }),
+    parameters
+      .filter(({ initializer }) => initializer.kind === 'feature-mean')
+      .map(({ name, shape }) => [name, { dims: shape, data: mean.slice() }] as const),
   )
 }

@@ -78,7 +78,13 @@ export class MultimodalModel implements AsyncDisposable {
   }
 
   get mediaPath(): MediaPath {
-    return { modality: 'image', projector: this.image.projector, grid: this.grid, width: this.image.encoder.width }
+    return {
+      modality: 'image',
+      projector: this.image.projector,
+      grid: this.grid,
+      width: this.image.encoder.width,
+      embeddingRms: this.llm.embeddingRms,
+    }
   }
 
   /** The projector's values, by names such as `image.0.weight`. */
@@ -88,9 +94,7 @@ export class MultimodalModel implements AsyncDisposable {
 
   /** Whether the projector begins with statistics of the training data, which it has not seen yet. */
   get needsStatistics(): boolean {
-    return (
-      this.#fresh && this.#declared().some(({ initializer }) => initializer.kind === 'feature-mean' || initializer.kind === 'feature-scale')
-    )
+    return this.#fresh && this.#declared().some(({ initializer }) => initializer.kind === 'feature-mean')
   }
 
   /** Gives a fresh projector its data's statistics. features float32 [tokens, width] each. */

@@ -113,11 +113,21 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
   try {
     assertSamePair(manifest, { llm, encoder }, file)
     const model = await compose({ llm, image: { encoder, projector }, ...(options.reader && { reader: options.reader }) })
-    model.setParameters(await readParameters(join(directory, weightsName)))
+    const weights = join(directory, weightsName)
+    setParameters(model, await readParameters(weights), weights)
     return model
   } catch (error) {
-    await encoder.dispose()
+    // One that was given stays with whoever gave it.
+    if (options.encoder === undefined) await encoder.dispose()
     throw error
+  }
+}
+
+function setParameters(model: MultimodalModel, parameters: Trainables, file: string): void {
+  try {
+    model.setParameters(parameters)
+  } catch (error) {
+    throw error instanceof ModalignError ? new ModalignError({ ...error.details, file, cause: error }) : error
   }
 }
 

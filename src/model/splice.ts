@@ -16,6 +16,8 @@ export interface MediaPath {
   readonly grid: TokenGrid
   /** Channels of a feature. */
   readonly width: number
+  /** Of the language model's token embeddings. Default 1. */
+  readonly embeddingRms?: number
 }
 
 export interface ProjectedMedia {
@@ -32,12 +34,12 @@ export interface ProjectedMedia {
  *
  * @throws PROJECTOR_SHAPE if the projector gives other sizes than it declares.
  */
-export function project({ modality, projector, grid, width }: MediaPath, outputWidth: number): ProjectedMedia {
+export function project({ modality, projector, grid, width, embeddingRms = 1 }: MediaPath, outputWidth: number): ProjectedMedia {
   const { definition, options } = projector
   const scope = new ParameterScope(modality)
   const media = size(`${modality}_count`)
   const features = input(`${modality}.features`, 'float32', [media, gridTokens(grid), width])
-  const embeddings = definition.build({ features: [features] }, scope, { outputWidth, grid, options })
+  const embeddings = definition.build({ features: [features] }, scope, { outputWidth, embeddingRms, grid, options })
   const tokens = gridTokens(definition.tokens(grid, options))
   const expected = [media, tokens, outputWidth]
   if (String(embeddings.shape) !== String(expected)) {

@@ -25,14 +25,20 @@ export function matmulTransposed(x: Tensor, weight: Tensor): Tensor {
 
 /**
  * A trainable linear layer: Y = X W^T + b.  X [..., in] -> Y [..., out].
- * Parameters `weight` [out, in] and `bias` [out], both drawn from U(-1/sqrt(in), 1/sqrt(in)) as torch.nn.Linear draws them.
+ * Parameters `weight` [out, in] and `bias` [out], both drawn from U(-gain/sqrt(in), gain/sqrt(in)); gain 1 (the default) is how torch.nn.Linear
+ * draws them.
  *
  * @example
  * const y = linear(x, scope.child('0'), 576)
  */
-export function linear(x: Tensor, scope: ParameterScope, outputWidth: number, { bias = true }: { readonly bias?: boolean } = {}): Tensor {
+export function linear(
+  x: Tensor,
+  scope: ParameterScope,
+  outputWidth: number,
+  { bias = true, gain = 1 }: { readonly bias?: boolean; readonly gain?: number } = {},
+): Tensor {
   const inputWidth = fixedDim(x.shape, -1, `${scope.path} input`)
-  const bound = 1 / Math.sqrt(inputWidth)
+  const bound = gain / Math.sqrt(inputWidth)
   const product = matmulTransposed(x, scope.parameter('weight', [outputWidth, inputWidth], uniform(bound)))
   return bias ? add(product, scope.parameter('bias', [outputWidth], uniform(bound))) : product
 }

@@ -54,7 +54,8 @@ export function llama(config: LlamaConfig, weight: WeightLookup): Decoder {
   const headDim = config.head_dim ?? width / heads
   const scale = 1 / Math.sqrt(headDim)
   const rotary = rotaryTables(config.max_position_embeddings, headDim, config.rope_parameters?.rope_theta ?? config.rope_theta)
-  const embeddings = weight('model.embed_tokens.weight', [vocabulary, width])
+  const embeddingsName = 'model.embed_tokens.weight'
+  const embeddings = weight(embeddingsName, [vocabulary, width])
 
   const normalise = (x: Tensor, name: string): Tensor =>
     rmsNormalization(x, weight(`${name}.weight`, [width]), { epsilon: config.rms_norm_eps })
@@ -116,6 +117,7 @@ export function llama(config: LlamaConfig, weight: WeightLookup): Decoder {
   }
 
   return {
+    embeddingsName,
     hiddenSize: width,
     vocabularySize: vocabulary,
     layers: config.num_hidden_layers,
