@@ -32,13 +32,16 @@ export type MobilenetV2Options = Partial<
  */
 export async function mobilenetV2(options: string | MobilenetV2Options = {}): Promise<OnnxImageEncoder> {
   const given = typeof options === 'string' ? { model: options } : options
-  return await onnxImage({
+  const encoder = await onnxImage({
     output: beforeGlobalPool,
     preprocessing: mobilenetV2Preprocessing,
     label: 'MobileNetV2',
     ...given,
     model: given.model ?? embeddedModel(),
   })
+  // A recipe with the family's own defaults left out names the family; anything else is the general encoder's.
+  const usual = given.output === undefined && given.preprocessing === undefined && given.label === undefined
+  return usual && encoder.recipe !== undefined ? { ...encoder, recipe: { ...encoder.recipe, family: 'mobilenetV2', options: {} } } : encoder
 }
 
 function embeddedModel(): string {

@@ -14,7 +14,7 @@ import {
   preprocessedSize,
   preprocessImage,
 } from '../src/media/preprocess.ts'
-import type { DecodedImage, Encoder, Features } from '../src/model/contracts.ts'
+import type { DecodedImage, Encoder, Features, JsonObject } from '../src/model/contracts.ts'
 import { type ValueDescription, valueDescription } from '../src/onnx/build.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
 import { toFloat16Bits } from '../src/onnx/float16.ts'
@@ -127,6 +127,9 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
         preprocessing,
       }),
       label: options.label ?? (file === undefined ? 'onnx' : path.basename(file)),
+      ...(file !== undefined && {
+        recipe: { family: 'onnxImage', model: path.resolve(file), options: recipeOptions(settings, output, preprocessing, options.label) },
+      }),
       width: trial.width,
       preprocessing,
       device: session.device,
@@ -141,7 +144,26 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
   }
 }
 
-function parseSettings(options: OnnxImageOptions): z.infer<typeof settingsSchema> {
+/** What makes the same encoder again; where it runs and in what batches is the machine's business. */
+function recipeOptions(
+  { layout, prefixTokens, grid }: Settings,
+  output: string,
+  preprocessing: ImagePreprocessing,
+  label: string | undefined,
+): JsonObject {
+  return z.record(z.string(), z.json()).parse({
+    output,
+    preprocessing,
+    prefixTokens,
+    ...(layout !== undefined && { layout }),
+    ...(grid !== undefined && { grid }),
+    ...(label !== undefined && { label }),
+  })
+}
+
+type Settings = z.infer<typeof settingsSchema>
+
+function parseSettings(options: OnnxImageOptions): Settings {
   const parsed = settingsSchema.safeParse(options)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
