@@ -204,6 +204,8 @@ export const scaled = defineProjector({ name: 'scaled', options: z.strictObject(
       '--json',
       '--device',
       'cpu',
+      '--threads',
+      '1',
     ])
     expect([known.code, known.records()]).toEqual([0, [expect.objectContaining({ type: 'answer', question: 'Hi' })]])
     const misspelt = await call(['tune', world.path('mine.yaml'), '--image-projector', `${world.path('mine.mjs')}#scald`])
@@ -222,7 +224,7 @@ export const scaled = defineProjector({ name: 'scaled', options: z.strictObject(
 
 describe('chat', () => {
   const model = () => world.path('runs', 'first', 'model')
-  const common = ['--device', 'cpu', '--max-new-tokens', '4', '--temperature', '0']
+  const common = ['--device', 'cpu', '--threads', '1', '--max-new-tokens', '4', '--temperature', '0']
 
   test('answers one question about a picture, the same each time, on stdout alone', async () => {
     const argv = ['chat', 'What is this?', '--image', join(world.pictures, 'red.png'), '--model', model(), ...common]
@@ -285,7 +287,7 @@ describe('chat', () => {
 })
 
 describe('caption', () => {
-  const common = () => ['--model', world.path('runs', 'first', 'model'), '--device', 'cpu', '--max-new-tokens', '4']
+  const common = () => ['--model', world.path('runs', 'first', 'model'), '--device', 'cpu', '--threads', '1', '--max-new-tokens', '4']
 
   test('a folder with bad pictures: a row an item; more bad ones than allowed are exit 1; run again nothing changes', async () => {
     const folder = world.path('mixed')
@@ -410,6 +412,14 @@ describe('data', () => {
     expect(withoutModel.stderr).toContain('a picture counts as 1 token')
     expect(withoutModel.records()[0]).toMatchObject({ type: 'sample', id: 'red', media: 1, record: 0 })
   })
+})
+
+test('doctor tries the devices and says which one auto takes', async () => {
+  const doctor = await call(['doctor', '--json'])
+  expect(doctor.code).toBe(0)
+  const [diagnosis] = doctor.records()
+  expect(diagnosis).toMatchObject({ type: 'diagnosis', auto: expect.any(String), node: { works: true } })
+  expect(diagnosis?.devices).toContainEqual(expect.objectContaining({ device: 'wasm', works: true }))
 })
 
 describe('inspect', () => {
