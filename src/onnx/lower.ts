@@ -48,6 +48,8 @@ const largestCompared = 1024
  */
 export function lower({ outputs, inputs = [], fused = true }: LowerRequest): LoweredModel {
   const lowering = new Lowering(inputs, fused)
+  // All inputs are known before the first node is written: any of them may be the one that says how large a named size is.
+  for (const tensor of Object.values(outputs)) lowering.declareInputs(tensor)
   const names = Object.entries(outputs).map(([name, tensor]) => lowering.output(name, tensor))
   return lowering.finish(names)
 }
@@ -76,12 +78,25 @@ class Lowering implements FusionContext {
   readonly #names = new Map<Tensor, string>()
   /** Equal computations share one node: keys are operator, attributes and input names. */
   readonly #known = new Map<string, readonly string[]>()
+  readonly #declared = new Set<Node>()
   readonly #fused: boolean
   #serial = 0
 
   constructor(inputs: readonly Tensor[], fused: boolean) {
     this.#fused = fused
     for (const tensor of inputs) this.#leaf(tensor)
+  }
+
+  declareInputs(output: Tensor): void {
+    const stack = [output]
+    for (let top = stack.pop(); top !== undefined; top = stack.pop()) {
+      const tensor = this.#resolve(top)
+      const { node } = tensor
+      if (this.#declared.has(node)) continue
+      this.#declared.add(node)
+      if (node.kind === 'input') this.#leaf(tensor)
+      else if (node.kind === 'operator') for (const operand of [...node.inputs].reverse()) if (operand !== undefined) stack.push(operand)
+    }
   }
 
   output(name: string, tensor: Tensor): string {
@@ -214,7 +229,9 @@ class Lowering implements FusionContext {
       ...operands.map((dims) => (dims === undefined ? '' : this.#dims(dims, operator.name))),
     ]
     while (inputs.at(-1) === '') inputs.pop()
-    return this.node(operator.name, inputs, node.outputs.length, attributes)
+    // A computed size that turns out to be 0 is 0, not what the input has in that place.
+    const computed = operator.name === 'Reshape' && operands.some((dims) => dims !== undefined && dims.filter(isNamed).length > 1)
+    return this.node(operator.name, inputs, node.outputs.length, computed ? { ...attributes, allowzero: { int: 1 } } : attributes)
   }
 
   #leaf(tensor: Tensor): void {
@@ -304,6 +321,8 @@ function fixedShape({ shape }: Tensor): readonly number[] {
     return dim
   })
 }
+
+const isNamed = (dim: Dim): boolean => typeof dim !== 'number'
 
 /** What the model says of a size: its number, its name, or its formula as a name (ONNX knows no arithmetic there). */
 function dimLabel(dim: Dim): number | string {
