@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import { writeFileAtomic } from '../io/atomic.ts'
+import { errnoOf } from '../io/file-error.ts'
 import { type FsOps, nodeFs } from '../io/fs-ops.ts'
 import type { Trainables } from '../model/trainables.ts'
 import { float32Tensor } from '../tensors.ts'
@@ -70,30 +71,50 @@ export async function writeCheckpoint(
   return folder
 }
 
-/** The newest checkpoint that is whole; damaged ones are passed over and reported. Undefined if there is none. */
+/**
+ * The newest checkpoint that is whole; damaged ones are passed over and reported. Undefined if there is none.
+ *
+ * @throws CHECKPOINT_DAMAGED if there are checkpoints and all of them are damaged: to begin again would throw the run away.
+ */
 export async function newestCheckpoint(
   root: string,
-  onDamaged: (folder: string, error: ModalignError) => void = () => undefined,
+  onDamaged: (error: ModalignError) => void = () => undefined,
 ): Promise<RunCheckpoint | undefined> {
+  let damaged: ModalignError | undefined
   for (const name of (await checkpointFolders(root)).reverse()) {
-    const folder = join(root, name)
     try {
-      return await readCheckpoint(folder)
+      const found = await readCheckpoint(join(root, name))
+      if (found !== undefined) return found
     } catch (error) {
       if (!(error instanceof ModalignError)) throw error
-      onDamaged(folder, error)
+      damaged ??= error
+      onDamaged(error)
     }
   }
+  if (damaged !== undefined) throw damaged
   return undefined
 }
 
-async function readCheckpoint(folder: string): Promise<RunCheckpoint> {
+/** Undefined for a folder without a state: its writing was cut short. */
+async function readCheckpoint(folder: string): Promise<RunCheckpoint | undefined> {
   const damaged = (got: string, cause?: unknown): ModalignError =>
-    new ModalignError({ code: 'CHECKPOINT_DAMAGED', file: folder, got, expected: 'a whole checkpoint', cause })
+    new ModalignError({
+      code: 'CHECKPOINT_DAMAGED',
+      file: folder,
+      got,
+      expected: 'a whole checkpoint',
+      hint: 'delete the folder to go on from an older checkpoint, or to begin again',
+      cause,
+    })
+  const text = await readFile(join(folder, stateName), 'utf8').catch((error: unknown) => {
+    if (errnoOf(error) === 'ENOENT') return undefined
+    throw damaged(error instanceof Error ? error.message : String(error), error)
+  })
+  if (text === undefined) return undefined
   let state: z.infer<typeof stateSchema>
   let bytes: Uint8Array
   try {
-    state = stateSchema.parse(JSON.parse(await readFile(join(folder, stateName), 'utf8')))
+    state = stateSchema.parse(JSON.parse(text))
     bytes = await readFile(join(folder, tensorsName))
   } catch (error) {
     throw damaged(error instanceof Error ? error.message : String(error), error)
@@ -118,7 +139,7 @@ async function readCheckpoint(folder: string): Promise<RunCheckpoint> {
 
 async function checkpointFolders(root: string): Promise<string[]> {
   const names = await readdir(root).catch((error: unknown) => {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return []
+    if (errnoOf(error) === 'ENOENT') return []
     throw error
   })
   return names.filter((name) => folderPattern.test(name)).sort()

@@ -49,14 +49,17 @@ export async function prepareSamples(model: MultimodalModel, dataset: DatasetSou
       report(error)
     }
   }
-  if (samples.length === 0)
-    throw new ModalignError({
-      code: 'DATASET_NO_SAMPLES',
-      file: dataset.name,
-      got: `${bad} bad records and no good one`,
-      expected: 'at least one sample',
-    })
+  if (samples.length === 0) throw noSamples(dataset.name, bad)
   return { samples, root: dataset.root, bad }
+}
+
+export function noSamples(dataset: string, bad: number): ModalignError {
+  return new ModalignError({
+    code: 'DATASET_NO_SAMPLES',
+    file: dataset,
+    got: `${bad} bad records and no good one`,
+    expected: 'at least one sample',
+  })
 }
 
 function prepare(model: MultimodalModel, sample: Sample, maxLength: number, overflow: 'error' | 'truncate' | undefined): PreparedSample {

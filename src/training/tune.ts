@@ -1,21 +1,24 @@
 /** Tuning a projector on instruction data, the encoder and the language model frozen. */
 import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
+import { ModalignError, unreachable } from '../errors.ts'
 import { nodeFs } from '../io/fs-ops.ts'
 import { acquireLock } from '../io/lock.ts'
-import type { DatasetSource } from '../model/contracts.ts'
+import type { DatasetSource, MediaSource } from '../model/contracts.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { saveModel } from '../model/saved-model.ts'
 import { gridTokens } from '../model/token-grid.ts'
-import { type Batch, collate, type MediaShape } from './batch.ts'
+import { permutation } from '../random.ts'
+import { type Batch, type BatchItem, collate, type MediaShape } from './batch.ts'
 import { newestCheckpoint, writeCheckpoint } from './checkpoint.ts'
 import { FeatureMemory } from './features.ts'
 import { optimizerSchema } from './optimizers/index.ts'
 import { openRunLog, type RunListener, type RunLog, type StepMetrics } from './run-log.ts'
 import { sampler } from './sampler.ts'
-import { mediaSources, type PreparedSample, prepareSamples } from './samples.ts'
+import { mediaSources, noSamples, type PreparedSample, prepareSamples } from './samples.ts'
 import { type Schedule, schedules, warmupStepsOf } from './schedules.ts'
 import { stepGraph } from './step-graph.ts'
 import { openTrainer, type WorkerTrainer } from './worker-trainer.ts'
@@ -59,8 +62,10 @@ export type TuneSettings = z.infer<typeof tuneOptionsSchema>
 export interface TuneOptions extends TuneSettings {
   /** Folder of the run: `metrics.jsonl`, `checkpoints/`, and at the end `model/`. */
   readonly output: string
-  /** Called with the error of each record that was left out (`onBad: 'skip'`). */
+  /** Called once with the error of each record that was left out (`onBad: 'skip'`): before training, or when its media are first read. */
   readonly onBadRecord?: (error: ModalignError) => void
+  /** Called with the error of each checkpoint that resuming passed over. */
+  readonly onDamagedCheckpoint?: (error: ModalignError) => void
   readonly listeners?: readonly RunListener[]
   /** Features computed before, with the dataset's root. Default: computed as they are needed. */
   readonly features?: FeatureMemory
@@ -84,7 +89,7 @@ export interface TuneSummary {
  * Loss and gradients are sums over the supervised tokens of the whole accumulation window divided by their number. The same options, data and seed give the same run;
  * a run that was interrupted and resumed ends as if it had not been.
  *
- * @throws TUNE_OPTIONS, TUNE_RESUME, RUN_LOG_EXISTS, OUTPUT_LOCKED, DATASET_*, DATA_*, and what decoding, encoding and training throw.
+ * @throws TUNE_OPTIONS, TUNE_RESUME, CHECKPOINT_DAMAGED, RUN_LOG_EXISTS, OUTPUT_LOCKED, DATASET_*, DATA_*, and what decoding, encoding and training throw.
  * @example
  * for await (const { step, loss } of tune(model, llava('data.json'), { output: 'runs/first', epochs: 1 })) console.log(step, loss)
  */
@@ -93,7 +98,7 @@ export async function* tune(
   dataset: DatasetSource,
   options: TuneOptions,
 ): AsyncGenerator<StepMetrics, TuneSummary> {
-  const { output, onBadRecord, listeners = [], features, signal, ...given } = options
+  const { output, onBadRecord = () => undefined, onDamagedCheckpoint, listeners = [], features, signal, ...given } = options
   const settings = parseSettings(given)
   const folder = resolve(output)
   await nodeFs.mkdir(folder)
@@ -101,13 +106,13 @@ export async function* tune(
   const prepared = await prepareSamples(model, dataset, {
     ...(settings.maxLength !== undefined && { maxLength: settings.maxLength }),
     ...(settings.overflow && { overflow: settings.overflow }),
-    ...(settings.onBad === 'skip' && { onBad: onBadRecord ?? (() => undefined) }),
+    ...(settings.onBad === 'skip' && { onBad: onBadRecord }),
     ...(signal && { signal }),
   })
   const plan = planOf(prepared.samples, settings)
   const fingerprint = runFingerprint(model, prepared.samples, settings)
   const checkpoints = join(folder, 'checkpoints')
-  const from = settings.resume === true ? await newestCheckpoint(checkpoints) : undefined
+  const from = settings.resume === true ? await newestCheckpoint(checkpoints, onDamagedCheckpoint) : undefined
   if (from !== undefined && from.fingerprint !== fingerprint) {
     throw new ModalignError({
       code: 'TUNE_RESUME',
@@ -117,6 +122,9 @@ export async function* tune(
       hint: 'give the options of the first start, or another output folder',
     })
   }
+  // No signal: an abort ends the run between steps, with a checkpoint, and reading goes on until then.
+  const memory = features ?? new FeatureMemory(model, { root: prepared.root })
+  if (from === undefined && model.needsStatistics) model.setStatistics(await statisticsSample(memory, prepared.samples, plan.seed))
   const graph = stepGraph({ decoder: model.llm.decoder, media: [model.mediaPath] })
   await using trainer = await openTrainer({
     model: {
@@ -134,13 +142,14 @@ export async function* tune(
     maxGradientNorm: settings.maxGradientNorm ?? 1,
   })
   if (from !== undefined) await trainer.restore(from.snapshot)
+  // A run that was killed before its first checkpoint left rows, and nothing to go on from: it begins again. A finished one is kept.
+  if (settings.resume === true && (from?.logBytes ?? 0) === 0 && !existsSync(join(folder, 'model')))
+    await rm(join(folder, 'metrics.jsonl'), { force: true })
   await using log = await openRunLog(join(folder, 'metrics.jsonl'), { listeners, ...(from && { keepBytes: from.logBytes }) })
   const firstStep = (from?.step ?? 0) + 1
   await log.emit({ type: 'start', firstStep, totalSteps: plan.totalSteps })
 
-  // No signal: an abort ends the run between steps, with a checkpoint, and reading goes on until then.
-  const memory = features ?? new FeatureMemory(model, { root: prepared.root })
-  const run = new Run(model, prepared.samples, memory, plan, trainer, graph.headChunks)
+  const run = new Run(model, prepared.samples, memory, plan, trainer, graph.headChunks, settings.onBad === 'skip' ? onBadRecord : undefined)
   let loss = Number.NaN
   let step = firstStep - 1
   try {
@@ -150,14 +159,19 @@ export async function* tune(
       next = step + 1 < plan.totalSteps ? run.window(step + 1) : undefined
       // Its failure is met when it is awaited, after this step.
       next?.catch(() => undefined)
-      const metrics = await run.step(step, window)
+      run.reportBad(window)
+      // A window of which nothing is left changes nothing and has no row.
+      const metrics = window.batches.length === 0 ? undefined : await run.step(step, window)
       step++
-      loss = metrics.loss
-      await log.emit({ type: 'step', metrics })
-      yield metrics
+      if (metrics !== undefined) {
+        loss = metrics.loss
+        await log.emit({ type: 'step', metrics })
+        yield metrics
+      }
       if (settings.checkpointEvery !== 0 && step % (settings.checkpointEvery ?? 500) === 0 && step < plan.totalSteps)
         await checkpoint(trainer, log, checkpoints, step, fingerprint)
     }
+    if (step >= plan.totalSteps && log.length === 0) throw noSamples(dataset.name, prepared.bad + run.bad)
   } catch (error) {
     await log.emit({ type: 'end', step, reason: 'failed' })
     throw error
@@ -171,11 +185,30 @@ export async function* tune(
   return {
     steps: step,
     samples: prepared.samples.length,
-    badRecords: prepared.bad,
+    badRecords: prepared.bad + run.bad,
     loss,
     model: finished ? join(folder, 'model') : undefined,
     device: trainer.device,
   }
+}
+
+const mostForStatistics = 1024
+const readAtOnce = 32
+
+/** Features of some media, drawn from the whole data. Unusable ones are met again in training, and reported there. */
+async function statisticsSample(memory: FeatureMemory, samples: readonly PreparedSample[], seed: number): Promise<readonly Float32Array[]> {
+  const order = permutation(samples.length, { seed, stream: 'statistics' })
+  const sources = new Set<MediaSource>()
+  for (let position = 0; position < samples.length && sources.size < mostForStatistics; position++) {
+    const sample = samples[order(position)]
+    if (sample !== undefined) for (const source of mediaSources(sample)) sources.add(source)
+  }
+  const found: Float32Array[] = []
+  const all = [...sources]
+  for (let start = 0; start < all.length; start += readAtOnce) {
+    for (const one of await memory.orErrors(all.slice(start, start + readAtOnce))) if (one instanceof Float32Array) found.push(one)
+  }
+  return found
 }
 
 /** How the steps of a run lie over its data. */
@@ -205,6 +238,13 @@ function planOf(samples: readonly PreparedSample[], settings: TuneSettings): Pla
   return { batchSize, accumulation, stepsPerEpoch, totalSteps, seed, rate }
 }
 
+/** The passes of one update. */
+interface Window {
+  readonly batches: readonly Batch[]
+  /** Samples left out, because a medium of theirs cannot be used. */
+  readonly bad: ReadonlyMap<PreparedSample, ModalignError>
+}
+
 class Run {
   readonly #samples: readonly PreparedSample[]
   readonly #features: FeatureMemory
@@ -212,6 +252,9 @@ class Run {
   readonly #trainer: WorkerTrainer
   readonly #media: readonly MediaShape[]
   readonly #headChunks: number
+  /** Absent: the first bad sample ends the run. */
+  readonly #onBad: ((error: ModalignError) => void) | undefined
+  readonly #reported = new Set<PreparedSample>()
 
   constructor(
     model: MultimodalModel,
@@ -220,6 +263,7 @@ class Run {
     plan: Plan,
     trainer: WorkerTrainer,
     headChunks: number,
+    onBad: ((error: ModalignError) => void) | undefined,
   ) {
     this.#samples = samples
     this.#features = features
@@ -227,28 +271,56 @@ class Run {
     this.#trainer = trainer
     this.#headChunks = headChunks
     this.#media = [{ modality: 'image', tokens: gridTokens(model.grid), width: model.image.encoder.width, tokensOut: model.imageTokens }]
+    this.#onBad = onBad
+  }
+
+  /** Samples left out so far. */
+  get bad(): number {
+    return this.#reported.size
   }
 
   /** The batches of one update, features included. */
-  async window(step: number): Promise<readonly Batch[]> {
+  async window(step: number): Promise<Window> {
     const { batchSize, accumulation, stepsPerEpoch, seed } = this.#plan
     const epoch = Math.floor(step / stepsPerEpoch)
     const indices = sampler(this.#samples.length, { seed, epoch, batchSize: batchSize * accumulation }).batch(step % stepsPerEpoch)
     const batches: Batch[] = []
+    const bad = new Map<PreparedSample, ModalignError>()
     for (let start = 0; start < indices.length; start += batchSize) {
-      const samples = indices.slice(start, start + batchSize).map((index) => this.#sample(index))
-      const features = await this.#features.of(samples.flatMap(mediaSources))
-      let used = 0
-      const items = samples.map((sample) => ({
-        ...sample,
-        features: sample.media.map(() => ({ modality: 'image' as const, data: features[used++] ?? new Float32Array(0) })),
-      }))
-      batches.push(collate(items, { media: this.#media, headChunks: this.#headChunks }))
+      const items = await this.#items(
+        indices.slice(start, start + batchSize).map((index) => this.#sample(index)),
+        bad,
+      )
+      if (items.length > 0) batches.push(collate(items, { media: this.#media, headChunks: this.#headChunks }))
     }
-    return batches
+    return { batches, bad }
   }
 
-  async step(step: number, batches: readonly Batch[]): Promise<StepMetrics> {
+  reportBad({ bad }: Window): void {
+    for (const [sample, error] of bad) {
+      if (this.#reported.has(sample)) continue
+      this.#reported.add(sample)
+      this.#onBad?.(error)
+    }
+  }
+
+  /** The samples with their features; those without are put into `bad`. */
+  async #items(samples: readonly PreparedSample[], bad: Map<PreparedSample, ModalignError>): Promise<readonly BatchItem[]> {
+    const found = await this.#features.orErrors(samples.flatMap(mediaSources))
+    let used = 0
+    return samples.flatMap((sample) => {
+      const own = found.slice(used, used + sample.media.length)
+      used += own.length
+      const features = own.filter((one) => one instanceof Float32Array)
+      if (features.length === own.length) return { ...sample, features: features.map((data) => ({ modality: 'image' as const, data })) }
+      const error = inRecord(sample, own)
+      if (this.#onBad === undefined) throw error
+      bad.set(sample, error)
+      return []
+    })
+  }
+
+  async step(step: number, { batches }: Window): Promise<StepMetrics> {
     const started = performance.now()
     for (const { feeds, weight } of batches) await this.#trainer.accumulate(feeds, weight)
     const learningRate = this.#plan.rate(step)
@@ -270,6 +342,25 @@ class Run {
     if (sample === undefined) throw new Error('internal: the sampler left the data')
     return sample
   }
+}
+
+/** The first failure among a sample's media, with the place of the record that names them. */
+function inRecord({ media, file, record }: PreparedSample, features: readonly (Float32Array | ModalignError)[]): ModalignError {
+  const index = features.findIndex((one) => one instanceof ModalignError)
+  const error = features[index]
+  const medium = media[index]
+  if (!(error instanceof ModalignError) || medium === undefined) return unreachable('every medium has features')
+  const { source } = medium.part
+  const { details } = error
+  return new ModalignError({
+    ...details,
+    file: file ?? details.file,
+    record,
+    field: `/turns/${medium.turn}`,
+    got: typeof source === 'string' ? `${source}: ${details.got ?? 'unusable'}` : details.got,
+    hint: details.hint ?? 'repair or remove the record, or let bad records be skipped',
+    cause: error,
+  })
 }
 
 async function checkpoint(trainer: WorkerTrainer, log: RunLog, root: string, step: number, fingerprint: string): Promise<void> {
