@@ -46,7 +46,12 @@ export class ModalignError extends Error {
  * // 'IMAGE_EMPTY: a.jpg: got 0 bytes, expected an image (delete the file)'
  */
 export function renderError(error: ErrorData): string {
-  const place = [error.file, error.record !== undefined && `record ${error.record}`, error.line !== undefined && `line ${error.line}`, error.field]
+  const place = [
+    error.file,
+    error.record !== undefined && `record ${error.record}`,
+    error.line !== undefined && `line ${error.line}`,
+    error.field,
+  ]
     .filter((part): part is string => typeof part === 'string' && part !== '')
     .join(', ')
   const facts = [error.got !== undefined && `got ${error.got}`, error.expected !== undefined && `expected ${error.expected}`]
@@ -60,7 +65,10 @@ export function renderError(error: ErrorData): string {
 export function excerpt(text: string): string {
   const shortened = text.length > longestExcerpt ? `${text.slice(0, longestExcerpt - 1)}…` : text
   // biome-ignore lint/suspicious/noControlCharactersInRegex: escaping them is this function's purpose
-  return shortened.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return shortened.replace(
+    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
 }
 
 /** For places that cannot be reached unless our own code is wrong. */

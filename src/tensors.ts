@@ -32,7 +32,9 @@ export interface TypedArrays {
   readonly bool: Uint8Array
 }
 
-export type TensorValue = { readonly [D in DataType]: { readonly dtype: D; readonly dims: readonly number[]; readonly data: TypedArrays[D] } }[DataType]
+export type TensorValue = {
+  readonly [D in DataType]: { readonly dtype: D; readonly dims: readonly number[]; readonly data: TypedArrays[D] }
+}[DataType]
 
 export type NamedTensors = Readonly<Record<string, TensorValue>>
 
