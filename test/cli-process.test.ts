@@ -93,8 +93,9 @@ test('two Ctrl-C end a job at once; the next run goes on where it was', async ()
   expect(sent).toBe(2)
   const before = (await readFile(output, 'utf8')).split('\n').length - 1
   expect(before).toBeLessThan(15)
-  const resumed = await call([...argv, '--json'])
-  expect([resumed.code, resumed.records().at(-1)]).toEqual([0, expect.objectContaining({ captioned: 15, bad: 0 })])
+  const resumed = await start([...argv, '--json']).ended
+  expect(resumed.code).toBe(0)
+  expect(JSON.parse(resumed.stdout)).toMatchObject({ type: 'summary', captioned: 15, bad: 0 })
   const rows = (await readFile(output, 'utf8'))
     .trimEnd()
     .split('\n')

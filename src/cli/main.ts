@@ -20,7 +20,10 @@ if (major < 20 || (major === 20 && minor < 19)) {
   process.on('uncaughtException', crash)
   process.on('unhandledRejection', crash)
   const { run } = await import('./run.ts')
+  // Idle workers and processes do not hold the event loop, also while one waits for their end: the command does.
+  const running = setInterval(() => undefined, 2 ** 30)
   process.exitCode = await run(process.argv.slice(2), process)
+  clearInterval(running)
 }
 
 export {}
