@@ -2,7 +2,8 @@
 import { readFile } from 'node:fs/promises'
 import { isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
+import { excerpt, ModalignError } from '../errors.ts'
+import { isFloating } from '../graph/tensor.ts'
 import { writeFileAtomic } from '../io/atomic.ts'
 import { fileError } from '../io/file-error.ts'
 import { nodeFs } from '../io/fs-ops.ts'
@@ -159,11 +160,19 @@ export async function readManifest(file: string): Promise<ModelManifest> {
   })
 }
 
-/** The values of a projector file. */
+/** The values of a projector file. @throws MODEL_PARAMETERS for values that are no finite floating point numbers, and what `openSafetensors` throws */
 export async function readParameters(file: string): Promise<Trainables> {
   const weights = await openSafetensors(file)
   const entries = await Promise.all(
-    [...weights.tensors].map(async ([name, { shape }]) => [name, { dims: shape, data: toFloat32(await weights.read(name)) }] as const),
+    [...weights.tensors].map(async ([name, { shape, dtype }]) => {
+      const refuse = (got: string): ModalignError =>
+        new ModalignError({ code: 'MODEL_PARAMETERS', file, field: name, got, expected: 'finite floating point numbers' })
+      if (!isFloating(dtype)) throw refuse(dtype)
+      const data = toFloat32(await weights.read(name))
+      const place = data.findIndex((value) => !Number.isFinite(value))
+      if (place >= 0) throw refuse(`${data[place]} at element ${place}`)
+      return [name, { dims: shape, data }] as const
+    }),
   )
   return Object.fromEntries(entries)
 }
@@ -196,15 +205,15 @@ function assertSamePair(
     throw new ModalignError({
       code: 'MODEL_MISMATCH',
       file,
-      got: differences.join('; '),
-      expected: 'the encoder and language model that the projector was trained between',
+      got: 'another pair',
+      expected: `the encoder and language model that the projector was trained between: ${differences.join('; ')}`,
       hint: 'name those, or tune a new projector for this pair',
     })
   }
 }
 
 function difference(what: string, saved: string | number, given: string | number, same = saved === given): string | undefined {
-  return same ? undefined : `${what}: trained with ${saved}, given ${given}`
+  return same ? undefined : `${what}: trained with ${excerpt(`${saved}`)}, given ${excerpt(`${given}`)}`
 }
 
 function namedProjector(manifest: ModelManifest, { projectors }: Catalogues, file: string): Projector {
