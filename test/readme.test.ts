@@ -82,7 +82,7 @@ describe.skipIf(!built)('README', { timeout: 240_000 }, () => {
       .map((line) => [line.replace(/\s+#.*/, '')] as const),
   )('%s', async (line) => {
     const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '').slice(2)
-    const { stdout } = await run(process.execPath, [cli, ...words], { cwd: folder, env: { ...process.env, NODE_OPTIONS: '' } })
-    expect(stdout.length).toBeGreaterThan(0)
+    const { stdout, stderr } = await run(process.execPath, [cli, ...words], { cwd: folder, env: { ...process.env, NODE_OPTIONS: '' } })
+    expect(stdout + stderr).not.toBe('')
   })
 })
