@@ -12,6 +12,7 @@ import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { saveModel } from '../model/saved-model.ts'
 import { gridTokens } from '../model/token-grid.ts'
 import { permutation } from '../random.ts'
+import type { Device, PassedOver } from '../runtime/session.ts'
 import { type Batch, type BatchItem, collate, type MediaShape } from './batch.ts'
 import { newestCheckpoint, writeCheckpoint } from './checkpoint.ts'
 import { FeatureMemory } from './features.ts'
@@ -80,7 +81,9 @@ export interface TuneSummary {
   readonly loss: number
   /** Folder of the saved model; undefined for a run that was interrupted. */
   readonly model: string | undefined
-  readonly device: string
+  readonly device: Device
+  /** What `auto` did not take, and why. */
+  readonly passedOver: readonly PassedOver[]
 }
 
 /**
@@ -189,6 +192,7 @@ export async function* tune(
     loss,
     model: finished ? join(folder, 'model') : undefined,
     device: trainer.device,
+    passedOver: trainer.passedOver,
   }
 }
 
