@@ -279,7 +279,7 @@ test('a folder takes one run at a time', async () => {
   const first = tune(model, llava(dataset), { ...settings, output })
   await first.next()
   expect((await failure({ output, resume: true })).code).toBe('OUTPUT_LOCKED')
-  await first.return({ steps: 0, samples: 0, badRecords: 0, loss: 0, model: undefined, device: 'cpu' })
+  await first.return({ steps: 0, samples: 0, badRecords: 0, loss: 0, model: undefined, device: 'cpu', passedOver: [] })
 })
 
 async function flipBit(file: string): Promise<void> {
