@@ -105,16 +105,12 @@ export class LocalTrainer implements Trainer {
   }
 
   async snapshot(): Promise<TrainerSnapshot> {
-    const slots = Object.entries(this.#state.slots).map(([slot, arrays]) => [
-      slot,
-      Object.fromEntries(Object.entries(arrays).map(([name, data]) => [name, data.slice()])),
-    ])
-    return { parameters: copied(this.#trainables), optimizer: { step: this.#state.step, slots: Object.fromEntries(slots) } }
+    return { parameters: copied(this.#trainables), optimizer: copiedState(this.#state) }
   }
 
   async restore({ parameters, optimizer }: TrainerSnapshot): Promise<void> {
     this.#trainables = copied(parameters)
-    this.#state = optimizer
+    this.#state = copiedState(optimizer)
     this.#window = emptyWindow(this.#trainables)
   }
 
@@ -135,6 +131,14 @@ export class LocalTrainer implements Trainer {
 
 function copied(trainables: Trainables): Trainables {
   return Object.fromEntries(Object.entries(trainables).map(([name, { dims, data }]) => [name, { dims, data: data.slice() }]))
+}
+
+function copiedState({ step, slots }: OptimizerState): OptimizerState {
+  const copies = Object.entries(slots).map(([slot, arrays]) => [
+    slot,
+    Object.fromEntries(Object.entries(arrays).map(([name, data]) => [name, data.slice()])),
+  ])
+  return { step, slots: Object.fromEntries(copies) }
 }
 
 function emptyWindow(trainables: Trainables): { loss: number; weight: number; readonly gradients: NamedArrays } {

@@ -18,29 +18,40 @@ import { cachedAttention } from '../cached-attention.ts'
 import type { DecodeContext, Decoded, Decoder, LayerCache, WeightLookup } from '../decoder.ts'
 import { rotaryTables } from '../rotary.ts'
 
+/** The tables of angles grow with the positions: a billion of them is a damaged file, not a model. */
+const largestPositions = 2 ** 21
+
 /** What the family reads of config.json; other keys are ignored. Defaults are LlamaConfig's. */
-export const llamaConfig = z.object({
-  model_type: z.literal('llama'),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().optional(),
-  head_dim: z.int().positive().nullish(),
-  vocab_size: z.int().positive(),
-  max_position_embeddings: z.int().positive().default(2048),
-  rms_norm_eps: z.number().positive().default(1e-6),
-  rope_theta: z.number().positive().default(10_000),
-  /** Where Transformers 5 writes the angles' base. */
-  rope_parameters: z
-    .object({ rope_theta: z.number().positive().optional(), rope_type: z.literal('default').default('default') })
-    .optional(),
-  rope_scaling: z.null().optional(),
-  hidden_act: z.literal('silu').default('silu'),
-  tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-})
+export const llamaConfig = z
+  .object({
+    model_type: z.literal('llama'),
+    hidden_size: z.int().positive(),
+    intermediate_size: z.int().positive(),
+    num_hidden_layers: z.int().positive(),
+    num_attention_heads: z.int().positive(),
+    num_key_value_heads: z.int().positive().nullish(),
+    head_dim: z.int().positive().nullish(),
+    vocab_size: z.int().positive(),
+    max_position_embeddings: z.int().positive().max(largestPositions).default(2048),
+    rms_norm_eps: z.number().positive().default(1e-6),
+    rope_theta: z.number().positive().default(10_000),
+    /** Where Transformers 5 writes the angles' base. */
+    rope_parameters: z
+      .object({ rope_theta: z.number().positive().optional(), rope_type: z.literal('default').default('default') })
+      .optional(),
+    rope_scaling: z.null().optional(),
+    hidden_act: z.literal('silu').default('silu'),
+    tie_word_embeddings: z.boolean().default(false),
+    attention_bias: z.boolean().default(false),
+    mlp_bias: z.boolean().default(false),
+  })
+  .superRefine(({ hidden_size: width, num_attention_heads: heads, num_key_value_heads: kvHeads, head_dim: headDim }, { addIssue }) => {
+    const refuse = (field: string, message: string): void => addIssue({ code: 'custom', path: [field], message })
+    if (headDim == null && width % heads !== 0)
+      refuse('num_attention_heads', `a divisor of hidden_size, ${width}, where head_dim is not given`)
+    else if ((headDim ?? width / heads) % 2 !== 0) refuse('head_dim', 'an even number: rotary positions turn pairs of channels')
+    if (heads % (kvHeads ?? heads) !== 0) refuse('num_key_value_heads', `a divisor of num_attention_heads, ${heads}`)
+  })
 export type LlamaConfig = z.infer<typeof llamaConfig>
 
 /**
