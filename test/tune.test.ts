@@ -126,6 +126,7 @@ describe('a run', () => {
       loss: rows.at(-1)?.loss,
       model: join(folder, 'model'),
       device: 'cpu',
+      passedOver: [],
     })
     // The answer's tokens and the end of its turn; nothing of the question.
     const epoch = rows.slice(0, 2)
@@ -259,16 +260,17 @@ describe('an interrupted run', () => {
 })
 
 test('options are checked before anything is written', async () => {
-  for (const [options, field] of [
+  const wrong: readonly (readonly [Partial<TuneOptions> | { readonly learning_rate: number }, string])[] = [
     [{ epochs: 0 }, '/epochs'],
     [{ batchSize: 1.5 }, '/batchSize'],
     [{ learningRate: Number.NaN }, '/learningRate'],
     [{ warmupRatio: 2 }, '/warmupRatio'],
     [{ learning_rate: 1 }, '/learning_rate'],
     [{ optimizer: { name: 'adamw', betas: [0.9, 1] } }, '/optimizer/betas/1'],
-  ] as const) {
+  ]
+  for (const [options, field] of wrong) {
     const output = join(root, 'never')
-    expect(await failure({ ...options, output } as Partial<TuneOptions>)).toMatchObject({ code: 'TUNE_OPTIONS', details: { field } })
+    expect(await failure({ ...options, output })).toMatchObject({ code: 'TUNE_OPTIONS', details: { field } })
     expect(existsSync(output)).toBe(false)
   }
 })

@@ -104,9 +104,9 @@ describe('weights in files', () => {
     const entries = (await openSafetensors(file)).tensors
     const expected = ['half', 'a'].map((name) => {
       const { offset, byteLength } = entries.get(name) ?? { offset: -1, byteLength: -1 }
-      return [name, { location: 'model.safetensors', offset: `${offset}`, length: `${byteLength}` }]
+      return [name, { location: 'model.safetensors', offset: `${offset}`, length: `${byteLength}` }] as const
     })
-    expect(new Map(places)).toEqual(new Map(expected as [string, Record<string, string>][]))
+    expect(new Map(places)).toEqual(new Map(expected))
 
     const rows = random('x', [3, 128])
     const widened = new Float32Array(new Uint32Array(Array.from(half.value.data, (bits) => bits << 16)).buffer)
