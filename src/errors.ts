@@ -47,7 +47,7 @@ export class ModalignError extends Error {
  */
 export function renderError(error: ErrorData): string {
   const place = [
-    error.file,
+    error.file !== undefined && escaped(error.file),
     error.record !== undefined && `record ${error.record}`,
     error.line !== undefined && `line ${error.line}`,
     error.field,
@@ -63,12 +63,12 @@ export function renderError(error: ErrorData): string {
 
 /** At most 120 characters, control characters escaped: what a stranger's file may put on a terminal. */
 export function excerpt(text: string): string {
-  const shortened = text.length > longestExcerpt ? `${text.slice(0, longestExcerpt - 1)}…` : text
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: escaping them is this function's purpose
-  return shortened.replace(
-    /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
-    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )
+  return escaped(text.length > longestExcerpt ? `${text.slice(0, longestExcerpt - 1)}…` : text)
+}
+
+/** Control characters and those that turn the direction of text, as \\uXXXX. */
+function escaped(text: string): string {
+  return text.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
 /** For places that cannot be reached unless our own code is wrong. */
