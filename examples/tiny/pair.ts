@@ -24,7 +24,7 @@ export function pairFile(name: string): string {
 
 /** How the pair's projector is tuned. */
 export const tuning = {
-  epochs: 5,
+  epochs: 3,
   batchSize: 64,
   learningRate: 2e-3,
   warmupRatio: 0.05,
