@@ -6,7 +6,6 @@ import {
   collate,
   createChatTemplate,
   createTokenizer,
-  gradientName,
   gridTokens,
   imageGrid,
   initialValues,
@@ -17,6 +16,7 @@ import {
   type ModelSource,
   memoryWeights,
   normals,
+  type Optimizer,
   readSafetensors,
   type Sample,
   type Session,
@@ -24,6 +24,7 @@ import {
   stepGraph,
   type TensorValue,
   type TokenizerFiles,
+  type Turn,
   toBfloat16,
 } from '../src/web.ts'
 
@@ -31,7 +32,7 @@ const config = llamaConfig.parse({
   model_type: 'llama',
   hidden_size: 32,
   intermediate_size: 48,
-  num_hidden_layers: 2,
+  num_hidden_layers: 1,
   num_attention_heads: 4,
   num_key_value_heads: 2,
   vocab_size: 640,
@@ -77,10 +78,14 @@ function randomWeight(name: string, dims: readonly number[]): TensorValue {
   return name.includes('embed') ? { dtype: 'bfloat16', dims, data: toBfloat16(data) } : { dtype: 'float32', dims, data }
 }
 
+/** Short, in place of the template's own. */
+const system: Turn = { role: 'system', content: [{ type: 'text', text: 'Hi' }] }
+
 const samples: readonly Sample[] = [
   {
     id: 'picture',
     turns: [
+      system,
       {
         role: 'user',
         content: [
@@ -94,6 +99,7 @@ const samples: readonly Sample[] = [
   {
     id: 'words',
     turns: [
+      system,
       { role: 'user', content: [{ type: 'text', text: 'Name a fruit.' }] },
       { role: 'assistant', content: [{ type: 'text', text: 'An apple.' }] },
     ],
@@ -107,7 +113,7 @@ export interface StepOutcome {
   readonly losses: readonly [number, number]
   readonly gradientNorm: number
   readonly targets: number
-  /** By parameter, of the summed loss. */
+  /** By parameter, of the mean loss. */
   readonly gradients: Readonly<Record<string, readonly number[]>>
 }
 
@@ -147,9 +153,9 @@ export async function trainingStep(
 
   const session = await open(model)
   const trainables = initialValues(parameters, 11)
-  await using trainer = new LocalTrainer({ session, trainables, optimizer: adamw() })
-  const fed = Object.entries(trainables).map(([name, value]) => [name, { dtype: 'float32' as const, ...value }])
-  const outputs = await session.run({ ...batch.feeds, ...Object.fromEntries(fed) })
+  const gradients: Record<string, readonly number[]> = {}
+  const optimizer = recording(adamw(), gradients)
+  await using trainer = new LocalTrainer({ session, trainables, optimizer })
   await trainer.accumulate(batch.feeds, batch.weight)
   const { loss, gradientNorm } = await trainer.update(1e-3)
   return {
@@ -157,6 +163,17 @@ export async function trainingStep(
     losses: [loss, (await trainer.loss(batch.feeds)) / batch.weight],
     gradientNorm,
     targets: batch.targets,
-    gradients: Object.fromEntries(parameters.map(({ name }) => [name, Array.from(outputs[gradientName({ name })]?.data ?? [], Number)])),
+    gradients,
+  }
+}
+
+/** An optimizer that shows the gradients which it is given. */
+function recording(optimizer: Optimizer, shown: Record<string, readonly number[]>): Optimizer {
+  return {
+    ...optimizer,
+    update(trainables, gradients, state, learningRate) {
+      for (const [name, values] of Object.entries(gradients)) shown[name] = Array.from(values)
+      return optimizer.update(trainables, gradients, state, learningRate)
+    },
   }
 }
