@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const readme = await readFile(join(root, 'README.md'), 'utf8')
 const cli = join(root, 'dist', 'src', 'cli', 'main.js')
 const built = existsSync(cli)
-if (!built) console.warn('skipped: README snippets import the compiled package; run `npm run build` first')
+const title = built ? 'README' : 'README (skipped: its snippets import the compiled package: npm run build)'
 
 function blocks(language: string): readonly string[] {
   return [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, 'gm'))].map(([, code = '']) => code)
@@ -28,7 +28,7 @@ maxSteps: 2
 batchSize: 2
 `
 
-describe.skipIf(!built)('README', { timeout: 240_000 }, () => {
+describe.skipIf(!built)(title, { timeout: 240_000 }, () => {
   let folder: string
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'modalign-readme-'))
