@@ -71,5 +71,5 @@ skipWithout(findChromium().missing).describe('a training step in Chromium', () =
       for (const [name, gradient] of Object.entries(gradients))
         expect(relativeDifference(gradient, expected.gradients[name] ?? []), `${device}: gradient of ${name}`).toBeLessThan(1e-4)
     }
-  }, 300_000)
+  }, 600_000)
 })

@@ -147,7 +147,7 @@ describe.skipIf(process.platform === 'win32')('running it', () => {
     expect((await failure({ program: file })).code).toMatch(/^FILE_|^FFMPEG_/)
   })
 
-  test.skipIf(real === undefined)('a playlist named as a film opens no other file', async () => {
+  test.skipIf(real === undefined)('a playlist named as a film opens no other file (skipped where there is no ffmpeg)', async () => {
     const secret = path.join(folder, 'secret.txt')
     await writeFile(secret, 'secret')
     const playlist = path.join(folder, 'film.mp4')
