@@ -5,7 +5,8 @@ import { createLocalSession } from '../src/runtime/local.ts'
 import { profileRun, providerNames } from '../src/runtime/profile.ts'
 import { createWebSession } from '../src/runtime/web.ts'
 import type { NamedTensors } from '../src/tensors.ts'
-import { compositeModels, difference, type KernelModel, kernelModels } from './operators/kernels.ts'
+import { kernelFaults } from './operators/kernel-faults.ts'
+import { compositeModels, difference, type KernelModel, kernelModels, modelOf } from './operators/kernels.ts'
 import { useSoftwareVulkan } from './software-vulkan.ts'
 
 const count = process.env.MODALIGN_LONG === '1' ? 24 : 3
@@ -29,9 +30,19 @@ const composed = [true, false].flatMap((fused) =>
   compositeModels(count, fused).map((model) => [`${model.operator}, ${fused ? 'fused' : 'plain'}`, model] as const),
 )
 
+/** What went wrong on one provider is checked on all. */
+const faults = Object.entries(kernelFaults).map(([name, one]) => [name, modelOf(name, [one])] as const)
+
 describe('composites on the CPU provider', () => {
   test.each(composed)('%s', async (_, model) => {
     expect(await differenceOn((source) => createLocalSession(source, { device: 'cpu' }), model)).toBeUndefined()
+  })
+})
+
+describe.each(['cpu', 'wasm'] as const)('what WebGPU kernels get wrong, on %s', (device) => {
+  test.each(faults)('%s', async (_, model) => {
+    const create = device === 'cpu' ? createLocalSession : createWebSession
+    expect(await differenceOn((source) => create(source, { device }), model)).toBeUndefined()
   })
 })
 
@@ -67,7 +78,7 @@ describe.skipIf(!useSoftwareVulkan('operators on the WebGPU provider'))('the Web
     expect(difference(outputs.get(operator) ?? {}, expected, tolerance)).toBeUndefined()
   })
 
-  test.each(composed)('%s', async (_, model) => {
+  test.each([...composed, ...faults])('%s', async (_, model) => {
     expect(await differenceOn((source) => createLocalSession(source, { device: 'webgpu' }), model)).toBeUndefined()
   })
 

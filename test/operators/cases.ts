@@ -30,7 +30,12 @@ interface Range {
 }
 
 /** Random numbers over axes, exact in float32. */
-export function numbers(draw: Draw, dtype: DataType, over: readonly Axis[], { min = -2, max = 2, avoid = [] }: Range = {}): Feed {
+export function numbers(
+  draw: Pick<Draw, 'seed'>,
+  dtype: DataType,
+  over: readonly Axis[],
+  { min = -2, max = 2, avoid = [] }: Range = {},
+): Feed {
   const next = random(draw.seed())
   return feed(dtype, over, () => {
     let element = Math.fround(min + (max - min) * next())
@@ -93,7 +98,10 @@ function binaryWithoutTies(f: (a: Tensor, b: Tensor) => Tensor): CaseOf {
   }
 }
 
-function reduction(f: (x: Tensor, over: readonly number[], options: { keepdims: boolean }) => Tensor, values = numbers): CaseOf {
+function reduction(
+  f: (x: Tensor, over: readonly number[], options: { keepdims: boolean }) => Tensor,
+  values: (draw: Draw, dtype: DataType, over: readonly Axis[]) => Feed = numbers,
+): CaseOf {
   return (draw, dtype) => {
     const shape = axes(draw, 1, 4)
     const x = values(draw, dtype, shape)

@@ -5,7 +5,7 @@ import { gradients } from '../../src/graph/gradients.ts'
 import type { Tensor } from '../../src/graph/tensor.ts'
 import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
 import type { NamedTensors, TensorValue } from '../../src/tensors.ts'
-import { type CaseOf, differentiable, undifferentiable } from './cases.ts'
+import { type Case, type CaseOf, differentiable, undifferentiable } from './cases.ts'
 import { built } from './check.ts'
 import { composites } from './composite-cases.ts'
 import { drawFrom } from './draw.ts'
@@ -33,12 +33,16 @@ export function compositeModels(count: number, fused: boolean): readonly KernelM
 }
 
 function kernelModel(operator: string, caseOf: CaseOf, count: number, seed: number, fused = true): KernelModel {
-  const graphs = fc
-    .sample(
-      fc.gen().map((g) => caseOf(drawFrom(g, lengths), 'float32')),
-      { seed, numRuns: count },
-    )
-    .map((drawn, index) => built(drawn, index, `c${index}_`))
+  const drawn = fc.sample(
+    fc.gen().map((g) => caseOf(drawFrom(g, lengths), 'float32')),
+    { seed, numRuns: count },
+  )
+  return modelOf(operator, drawn, fused)
+}
+
+/** One model of several cases. */
+export function modelOf(operator: string, cases: readonly Case[], fused = true): KernelModel {
+  const graphs = cases.map((one, index) => built(one, index, `c${index}_`))
   const outputs: Record<string, Tensor> = {}
   for (const [index, { outputs: results, loss, variables }] of graphs.entries()) {
     for (const [at, tensor] of results.entries()) outputs[`c${index}_y${at}`] = tensor

@@ -1,11 +1,12 @@
 import { ModalignError } from '../../errors.ts'
-import { type Dim, dimsEqual, divideDims, formatShape, multiplyDims, type Shape } from '../dim.ts'
+import { type Dim, dimsEqual, divideDims, formatShape, multiplyDims, type Shape, shapesEqual } from '../dim.ts'
 import { at } from '../indexing.ts'
 import { defineOperator, only, required } from '../operator.ts'
 import { dimAt, type Tensor } from '../tensor.ts'
 import { countWindows, spatialOf, tapsOf, volumeOf, type WindowOptions, type Windows, windowsOf } from '../windows.ts'
 import { concat } from './concat.ts'
 import { convTranspose } from './conv-transpose.ts'
+import { pad } from './pad.ts'
 import { reduceSum } from './reduce-sum.ts'
 import { reshape } from './reshape.ts'
 import { slice } from './slice.ts'
@@ -84,24 +85,66 @@ const apply = defineOperator<Attributes>({
 export function conv(x: Tensor, weight: Tensor, bias?: Tensor, { groups = 1, ...options }: ConvOptions = {}): Tensor {
   const attributes = { ...windowsOf(x.shape.length - 2, options, 'Conv'), groups: requireGroups(groups, 'Conv') }
   const y = only(apply(bias === undefined ? [x, weight] : [x, weight, bias], attributes))
-  if (!miscomputed(dimAt(y.shape, 1), groups)) return y
+  if (groupsMiscomputed(dimAt(y.shape, 1), groups)) return groupByGroup(x, weight, bias, attributes)
+  if (endPadsMissed(x, weight, attributes)) return withPadsApart(x, weight, bias, attributes)
+  if (groups === 1 && channelsMiscomputed(x, weight, attributes)) return withSpareFilter(x, weight, bias, attributes)
+  return y
+}
+
+/**
+ * ONNX Runtime's WebGPU kernel (1.30) computes four filters at a time, or two, as their whole number allows, without a look at where a group ends: wrong values,
+ * no error, as soon as a group of more than four filters is no multiple of that.
+ */
+function groupsMiscomputed(filters: Dim, groups: number): boolean {
+  if (groups === 1 || typeof filters !== 'number') return false
+  const together = filters % 4 === 0 ? 4 : filters % 2 === 0 ? 2 : 1
+  return filters / groups > 4 && (filters / groups) % together !== 0
+}
+
+/** One convolution for each group. */
+function groupByGroup(x: Tensor, weight: Tensor, bias: Tensor | undefined, { groups, ...windows }: Attributes): Tensor {
   const pieces = (tensor: Tensor, axis: number): readonly Tensor[] =>
     split(tensor, new Array<Dim>(groups).fill(divideDims(dimAt(tensor.shape, axis), groups) ?? 0), axis)
   const [inputs, weights, biases] = [pieces(x, 1), pieces(weight, 0), bias && pieces(bias, 0)]
   return concat(
-    inputs.map((part, group) => only(apply([part, weights[group], biases?.[group]], { ...attributes, groups: 1 }))),
+    inputs.map((part, group) => conv(part, required(weights, group, 'Conv'), biases?.[group], windows)),
     1,
   )
 }
 
+/** The same kernel takes a window as large as the whole input for a matrix product, and overlooks that there may be padding behind the input. */
+function endPadsMissed(x: Tensor, weight: Tensor, { pads }: Attributes): boolean {
+  const spatial = pads.length / 2
+  return pads.slice(0, spatial).every((p) => p === 0) && pads.some((p) => p > 0) && shapesEqual(spatialOf(x.shape), spatialOf(weight.shape))
+}
+
+/** The padding as an operator of its own. */
+function withPadsApart(x: Tensor, weight: Tensor, bias: Tensor | undefined, { pads, ...windows }: Attributes): Tensor {
+  const spatial = pads.length / 2
+  return conv(pad(x, [0, 0, ...pads.slice(0, spatial)], [0, 0, ...pads.slice(spatial)]), weight, bias, windows)
+}
+
 /**
- * ONNX Runtime's WebGPU kernel (1.30) computes filters four at a time without a look at where a group ends: wrong values, no error, as soon as a group has more than
- * four filters but not a multiple of four, and all of them are one. Such a convolution is written as one for each group.
+ * The same kernel reads three input channels at a time where their number is a multiple of three but not of four, and gets all but the first three wrong, if the
+ * filters are a multiple of four. A named number of channels (samples, in a weight's gradient) may be such a one.
  */
-function miscomputed(filters: Dim, groups: number): boolean {
-  if (groups === 1 || typeof filters !== 'number') return false
-  const perGroup = filters / groups
-  return perGroup > 4 && perGroup % 4 !== 0 && filters % 4 === 0
+function channelsMiscomputed(x: Tensor, weight: Tensor, { strides, pads }: Attributes): boolean {
+  const [channels, filters] = [dimAt(x.shape, 1), dimAt(weight.shape, 0)]
+  const pointwise = spatialOf(weight.shape).every((length) => length === 1) && strides.every((s) => s === 1) && pads.every((p) => p === 0)
+  if (pointwise || typeof filters !== 'number' || filters % 4 !== 0) return false
+  return typeof channels !== 'number' || (channels > 3 && channels % 3 === 0 && channels % 4 !== 0)
+}
+
+/** A filter of zeros more, whose result is cut off again: their number is then no multiple of four. */
+function withSpareFilter(x: Tensor, weight: Tensor, bias: Tensor | undefined, attributes: Attributes): Tensor {
+  const spare = (tensor: Tensor): Tensor =>
+    pad(
+      tensor,
+      tensor.shape.map(() => 0),
+      tensor.shape.map((_, axis) => (axis === 0 ? 1 : 0)),
+    )
+  const y = only(apply(bias === undefined ? [x, spare(weight)] : [x, spare(weight), spare(bias)], attributes))
+  return slice(y, [{ axis: 1, end: dimAt(weight.shape, 0) }])
 }
 
 /**
