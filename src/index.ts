@@ -22,7 +22,8 @@ export {
 export { type InputItem, type InputOptions, type Inputs, imageExtensions, inputItems } from './jobs/inputs.ts'
 export type { Decoder } from './llm/decoder.ts'
 export { type GenerationEvent, type GenerationOptions, type GenerationRequest, generationOptionsSchema } from './llm/generation.ts'
-export { type KeyedRequest, type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
+export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation-session.ts'
+export { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
 export {
   createImageDecoder,
   type ImageDecoder,

@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { writeLanguageModel } from '../../test/tune-tiny-pair.ts'
 import { type ErrorData, ModalignError } from '../errors.ts'
 import type { GenerationEvent, GenerationOptions } from './generation.ts'
-import { type KeyedRequest, type LanguageModel, loadLanguageModel } from './language-model.ts'
+import type { KeyedRequest } from './generation-session.ts'
+import { type LanguageModel, loadLanguageModel } from './language-model.ts'
 
 let root: string
 let llm: LanguageModel

@@ -5,9 +5,6 @@ import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import { fileSource } from '../io/byte-source.ts'
 import { fingerprint } from '../io/fingerprint.ts'
-import { randomStream } from '../random.ts'
-import { createSession } from '../runtime/node.ts'
-import type { DeviceRequest, Session } from '../runtime/session.ts'
 import { bytesPerElement } from '../tensors.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
 import { loadChatTemplate, loadTokenizer, readJson } from '../text/model-folder.ts'
@@ -18,28 +15,12 @@ import { tensorFromBytes } from '../weights/safetensors-source.ts'
 import { checkpointWeights } from './checkpoint-weights.ts'
 import type { Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
-import {
-  type GenerationEvent,
-  type GenerationOptions,
-  type GenerationRequest,
-  generateTokens,
-  generationOptionsSchema,
-} from './generation.ts'
-import { generationGraph } from './generation-graph.ts'
+import type { GenerationOptions } from './generation.ts'
+import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation-session.ts'
 
-export interface LanguageModelOptions {
-  /** Where generation runs. Default `auto`. */
-  readonly device?: DeviceRequest
-  /** Threads of one run on the CPU. */
-  readonly threads?: number
-}
+export type LanguageModelOptions = GeneratorOptions
 
-/** A request with the key that its random numbers hang on; default: its place in the batch. */
-export interface KeyedRequest extends GenerationRequest {
-  readonly key?: string
-}
-
-export interface LanguageModel extends AsyncDisposable {
+export interface LanguageModel extends TextGenerator {
   /** The folder's name. */
   readonly label: string
   /** Where it was loaded from: an absolute path. */
@@ -51,18 +32,6 @@ export interface LanguageModel extends AsyncDisposable {
   readonly embeddingRms: number
   readonly tokenizer: Tokenizer
   readonly template: ChatTemplate
-  /** Where generation runs; known once it has. */
-  readonly session: () => Promise<Session>
-  /**
-   * Tokens for every request, as they come. Requests run as one batch; two calls run one after another.
-   *
-   * @throws GENERATION_OPTIONS, GENERATION_TOO_LONG, GENERATION_MEDIA, or an AbortError between tokens.
-   */
-  generate(
-    requests: readonly KeyedRequest[],
-    options?: GenerationOptions & { readonly signal?: AbortSignal },
-  ): AsyncGenerator<GenerationEvent>
-  dispose(): Promise<void>
 }
 
 const largestConfigBytes = 1_048_576
@@ -149,64 +118,7 @@ interface Parts extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'd
 }
 
 function languageModel({ defaults, options, ...parts }: Parts): LanguageModel {
-  let opened: Promise<Session> | undefined
-  let turn: Promise<void> = Promise.resolve()
-
-  const session = (): Promise<Session> => {
-    opened ??= openGeneration(parts.decoder, options)
-    return opened
-  }
-
-  async function* generate(
-    requests: readonly KeyedRequest[],
-    { signal, ...given }: GenerationOptions & { readonly signal?: AbortSignal } = {},
-  ): AsyncGenerator<GenerationEvent> {
-    const checked = generationOptionsSchema.safeParse(given)
-    if (!checked.success) {
-      const [issue] = checked.error.issues
-      throw new ModalignError({ code: 'GENERATION_OPTIONS', field: `/${issue?.path.join('/') ?? ''}`, expected: issue?.message })
-    }
-    if (requests.length === 0) return
-    // One batch at a time: the cache beside the session belongs to the batch under way.
-    const before = turn
-    let done: () => void = () => {}
-    turn = new Promise((resolve) => {
-      done = resolve
-    })
-    await before
-    try {
-      const seed = checked.data.seed ?? 0
-      const streams = requests.map(({ key }, row) => randomStream({ seed, stream: `generate/${key ?? row}` }))
-      const draw = (row: number, index: number): number => streams[row]?.uniform(index) ?? 0
-      const stopTokenIds = checked.data.stopTokenIds ?? parts.tokenizer.eosIds
-      const model = { session: await session(), decoder: parts.decoder }
-      yield* generateTokens(model, requests, {
-        ...defaults,
-        ...checked.data,
-        stopTokenIds,
-        draw,
-        ...(signal === undefined ? {} : { signal }),
-      })
-    } finally {
-      done()
-    }
-  }
-
-  const dispose = async (): Promise<void> => {
-    if (opened === undefined) return
-    const closing = opened
-    opened = undefined
-    await (await closing).dispose()
-  }
-  return { ...parts, session, generate, dispose, [Symbol.asyncDispose]: dispose }
-}
-
-async function openGeneration(decoder: Decoder, { device, threads }: LanguageModelOptions): Promise<Session> {
-  const { bytes, externalRoot, externalData } = generationGraph(decoder)
-  return createSession(
-    { bytes, ...(externalRoot === undefined ? {} : { externalRoot }), ...(externalData === undefined ? {} : { externalData }) },
-    { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }), memoryPattern: false },
-  )
+  return { ...parts, ...createGenerator({ decoder: parts.decoder, stopTokenIds: parts.tokenizer.eosIds, defaults }, options) }
 }
 
 function samplingDefaults(json: unknown): GenerationOptions {
