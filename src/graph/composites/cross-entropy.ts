@@ -15,6 +15,7 @@ import { scatterNd } from '../operators/scatter-nd.ts'
 import { split } from '../operators/split.ts'
 import { squeeze } from '../operators/squeeze.ts'
 import { sub } from '../operators/sub.ts'
+import { tanh } from '../operators/tanh.ts'
 import { swapLastAxes } from '../operators/transpose.ts'
 import { unsqueeze } from '../operators/unsqueeze.ts'
 import { fixedDim, scalar, type Tensor } from '../tensor.ts'
@@ -28,11 +29,12 @@ export function tokenCrossEntropy(logits: Tensor, labels: Tensor): Tensor {
 /**
  * Outputs: the weighted sum of the rows' losses, the rows' losses, and the sum's gradients with respect to hidden states and weight.
  * The gradients are made in the same pass as the loss, chunk by chunk, so that no two chunks' logits need to be alive at once. Whoever does not ask for a gradient
- * does not pay for it. With p = softmax(h W^T):  dh = r (p W - W[label]),  dW = p^T (r h) - onehot(label)^T (r h), r the row's weight.
+ * does not pay for it. With p = softmax(h W^T):  dh = r (p W - W[label]),  dW = p^T (r h) - onehot(label)^T (r h), r the row's weight. With a soft cap c on the
+ * logits, p and the label's row are multiplied by the cap's slope, 1 - tanh(h W^T / c)^2.
  */
-const apply = defineComposite<undefined>({
+const apply = defineComposite<{ readonly softcap?: number }>({
   name: 'LinearCrossEntropy',
-  expand(inputs) {
+  expand(inputs, { softcap }) {
     const name = 'LinearCrossEntropy'
     const [hidden, weight, labels, rowWeights] = [
       required(inputs, 0, name),
@@ -41,16 +43,24 @@ const apply = defineComposite<undefined>({
       required(inputs, 3, name),
     ]
     const pieces = zip(chunksOf(hidden), chunksOf(labels), chunksOf(rowWeights)).map(([h, l, r]) => {
-      const logProbabilities = logSoftmax(matmulTransposed(h, weight))
+      const t = softcap === undefined ? undefined : tanh(mul(matmulTransposed(h, weight), 1 / softcap))
+      const logits = t === undefined || softcap === undefined ? matmulTransposed(h, weight) : mul(t, softcap)
+      const logProbabilities = logSoftmax(logits)
       const losses = neg(squeeze(gatherElements(logProbabilities, unsqueeze(l, [1]), 1), [1]))
-      const p = exp(logProbabilities)
       const perRow = unsqueeze(r, [1])
       const weighted = mul(h, perRow)
+      // The cap's slope scales every class's part, the label's among them.
+      const slope = t === undefined ? undefined : sub(1, mul(t, t))
+      const p = slope === undefined ? exp(logProbabilities) : mul(exp(logProbabilities), slope)
+      const atLabel = (x: Tensor): Tensor => (slope === undefined ? x : mul(x, gatherElements(slope, unsqueeze(l, [1]), 1)))
       return {
         losses: unsqueeze(losses, [0]),
         sum: reduceSum(mul(losses, r), [0]),
-        dHidden: unsqueeze(mul(sub(matmul(p, weight), gather(weight, l)), perRow), [0]),
-        dWeight: sub(matmul(swapLastAxes(p), weighted), scatterNd(expand(scalar(0), weight.shape), unsqueeze(l, [1]), weighted, 'add')),
+        dHidden: unsqueeze(mul(sub(matmul(p, weight), atLabel(gather(weight, l))), perRow), [0]),
+        dWeight: sub(
+          matmul(swapLastAxes(p), weighted),
+          scatterNd(expand(scalar(0), weight.shape), unsqueeze(l, [1]), atLabel(weighted), 'add'),
+        ),
       }
     })
     return [
@@ -89,10 +99,16 @@ export interface LinearCrossEntropy {
 /**
  * The language-model head and its loss in one: -sum_i r_i log softmax(h_i W^T)[label_i].
  * hidden [chunks, rows, C], weight [V, C], labels int64 [chunks, rows], rowWeights float32 [chunks, rows] (0: padding). `chunks` is a number; memory holds the logits
- * of one chunk.
+ * of one chunk. With `softcap` c the logits are c tanh(h W^T / c).
  */
-export function linearCrossEntropy(hidden: Tensor, weight: Tensor, labels: Tensor, rowWeights: Tensor): LinearCrossEntropy {
-  const [sum, losses] = apply([hidden, weight, labels, rowWeights], undefined)
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: Tensor,
+  labels: Tensor,
+  rowWeights: Tensor,
+  { softcap }: { readonly softcap?: number | undefined } = {},
+): LinearCrossEntropy {
+  const [sum, losses] = apply([hidden, weight, labels, rowWeights], softcap === undefined ? {} : { softcap })
   if (sum === undefined || losses === undefined) throw new Error('internal: no output')
   return { sum, losses }
 }
