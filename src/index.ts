@@ -8,6 +8,7 @@ import type { MultimodalModel } from './model/multimodal-model.ts'
 import { type Catalogues, type LoadOptions, loadModel } from './model/saved-model.ts'
 
 export { type ErrorData, type ErrorDetails, errorData, ModalignError, renderError } from './errors.ts'
+export type { Trainables, TrainableValue } from './graph/parameters.ts'
 export {
   type CaptionFormat,
   type CaptionItem,
@@ -45,7 +46,6 @@ export {
 export { defineProjector, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
 export { type Catalogues, type LoadOptions, loadModel, type ModelManifest, readManifest, saveModel } from './model/saved-model.ts'
 export { gridTokens, imageGrid } from './model/token-grid.ts'
-export type { Trainables, TrainableValue } from './model/trainables.ts'
 export { type LoweredModel, type LowerRequest, lower } from './onnx/lower.ts'
 export { type DeviceDiagnosis, type Diagnosis, diagnose } from './runtime/doctor.ts'
 export { createSession } from './runtime/node.ts'

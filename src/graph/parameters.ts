@@ -28,6 +28,14 @@ export interface Parameter {
   readonly tensor: Tensor
 }
 
+/** A trainable tensor: fp32 master values, row-major. */
+export interface TrainableValue {
+  readonly dims: readonly number[]
+  readonly data: Float32Array
+}
+/** By parameter name. */
+export type Trainables = Readonly<Record<string, TrainableValue>>
+
 /**
  * A place in the tree of parameters. Children share their root's list, in order of declaration.
  *

@@ -1,8 +1,9 @@
 /** An encoder, a projector and a language model, composed: what tunes, chats, captions and is saved. */
 import { ModalignError } from '../errors.ts'
 import { multiplyDims } from '../graph/dim.ts'
+import { featureStatistics, initialValues } from '../graph/initial-values.ts'
 import { reshape } from '../graph/operators/reshape.ts'
-import type { Parameter } from '../graph/parameters.ts'
+import type { Parameter, Trainables } from '../graph/parameters.ts'
 import { dimAt } from '../graph/tensor.ts'
 import type { GenerationOptions } from '../llm/generation.ts'
 import type { LanguageModel } from '../llm/language-model.ts'
@@ -12,11 +13,9 @@ import type { DeviceRequest, Session } from '../runtime/session.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { type PromptIds, renderPrompt } from '../text/label-spans.ts'
 import type { Encoder, Features, MediaSource, Projector, TokenGrid, Turn } from './contracts.ts'
-import { featureStatistics, initialValues } from './initial-values.ts'
 import { localReader, type MediaReader, type ReadOptions } from './media-reader.ts'
 import { type MediaPath, project } from './splice.ts'
 import { gridTokens } from './token-grid.ts'
-import type { Trainables } from './trainables.ts'
 
 export interface ImageBranch {
   readonly encoder: Encoder<'image'>

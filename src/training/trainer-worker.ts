@@ -1,6 +1,6 @@
 /** The worker thread that trains: a `LocalTrainer` behind calls. */
 import { unreachable } from '../errors.ts'
-import type { Trainables } from '../model/trainables.ts'
+import type { Trainables } from '../graph/parameters.ts'
 import { createLocalSession } from '../runtime/local.ts'
 import { type CallContext, serve, transferring } from '../runtime/rpc.ts'
 import type { ModelSource, SessionOptions } from '../runtime/session.ts'

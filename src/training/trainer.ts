@@ -1,6 +1,6 @@
 /** What is trained, beside the session that trains it: parameters, gradients and optimizer state never leave this thread between steps. */
 import { ModalignError } from '../errors.ts'
-import type { Trainables } from '../model/trainables.ts'
+import type { Trainables } from '../graph/parameters.ts'
 import type { Session } from '../runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { clipGradientNorm, gradientNorm } from './optimizers/clipping.ts'

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import cases from '../../../test/fixtures/optimizers/adamw.json' with { type: 'json' }
+import type { Trainables } from '../../graph/parameters.ts'
 import { adamw } from './adamw.ts'
 import { clipGradientNorm, gradientNorm } from './clipping.ts'
-import type { NamedArrays, OptimizerState, Trainables } from './optimizer.ts'
+import type { NamedArrays, OptimizerState } from './optimizer.ts'
 
 function unpack(text: string): Float32Array {
   const bytes = Buffer.from(text, 'base64')

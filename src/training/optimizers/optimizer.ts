@@ -1,12 +1,7 @@
 /** What every optimizer is: a pair of functions over plain arrays. All state is in the arguments, so a checkpoint is these arrays and one number. */
 import { ModalignError } from '../../errors.ts'
+import type { Trainables, TrainableValue } from '../../graph/parameters.ts'
 
-/** A trainable tensor: fp32 master values, row-major. */
-export interface TrainableValue {
-  readonly dims: readonly number[]
-  readonly data: Float32Array
-}
-export type Trainables = Readonly<Record<string, TrainableValue>>
 /** One array a trainable, of its length. */
 export type NamedArrays = Readonly<Record<string, Float32Array>>
 

@@ -1,8 +1,7 @@
 import { unreachable } from '../errors.ts'
-import type { Parameter } from '../graph/parameters.ts'
 import { normals, uniforms } from '../random.ts'
 import { elementCount } from '../tensors.ts'
-import type { Trainables, TrainableValue } from './trainables.ts'
+import type { Parameter, Trainables, TrainableValue } from './parameters.ts'
 
 /** A parameter's first values: they depend on the seed, its name and its initializer alone. */
 export function initialValue({ name, shape, initializer }: Parameter, seed: number): TrainableValue {
