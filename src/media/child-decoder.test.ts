@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -118,4 +119,24 @@ test('disposing ends the processes and rejects what is under way', async () => {
   expect(await queued).toMatchObject({ code: 'DECODER_DISPOSED' })
   expect(await failure(passing.decode('a.png'))).toMatchObject({ code: 'DECODER_DISPOSED' })
   expect(() => process.kill(pid ?? 0, 0)).toThrow('ESRCH')
+})
+
+test('a program with nothing else to do waits for the end of its processes', async () => {
+  const program = `
+    import { createImageDecoder } from ${JSON.stringify(new URL('./child-decoder.ts', import.meta.url).href)}
+    const decoder = createImageDecoder({ root: ${JSON.stringify(root)}, processes: 1 })
+    await decoder.decode('a.png')
+    await decoder.dispose()
+    console.log('over')
+  `
+  // A file: the decoder's processes inherit the flags of the program that starts them, --eval among them.
+  const file = path.join(root, 'program.mjs')
+  await writeFile(file, program)
+  const child = spawn(process.execPath, ['--import', 'tsx', file], { stdio: ['ignore', 'pipe', 'inherit'] })
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    output += chunk.toString()
+  })
+  const status = await new Promise((resolve) => child.once('close', resolve))
+  expect([status, output]).toEqual([0, 'over\n'])
 })

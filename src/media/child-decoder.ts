@@ -223,6 +223,11 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
   }
   const watchWork = (): void => watch(timeoutMs + graceMs, timeoutError(timeoutMs))
   const abort = (): void => kill(job?.signal?.reason)
+  // A caller waits for this end: with nothing else to do, Node would leave the wait unsettled and exit with status 13.
+  const awaited = (): Promise<void> => {
+    if (!over) setReferenced(child, true)
+    return gone
+  }
   const finish = (): Job | undefined => {
     const finished = job
     clearTimeout(clock)
@@ -292,8 +297,9 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
       else watch(startTimeoutMs, startError(`nothing after ${startTimeoutMs} ms`))
     },
     async kill(error) {
+      const end = awaited()
       kill(error)
-      await gone
+      await end
     },
   }
 }
