@@ -24,6 +24,8 @@ const handlers = {
     const local = await createLocalSession(model, session)
     trainer = new LocalTrainer({
       session: local,
+      // On the device that was found: what was taken once is not negotiated again.
+      reopen: () => createLocalSession(model, { ...session, device: local.device }),
       trainables,
       optimizer: optimizerOf(optimizer),
       ...(maxGradientNorm !== undefined && { maxGradientNorm }),
@@ -46,6 +48,7 @@ const handlers = {
     )
   },
   restore: (snapshot: TrainerSnapshot) => opened().restore(snapshot),
+  suspend: (_: undefined) => opened().suspend(),
 }
 export type TrainerHandlers = typeof handlers
 

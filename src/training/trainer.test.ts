@@ -143,3 +143,23 @@ test('a worker trains as this thread does, and goes on from a snapshot as if not
   expect(await worker.snapshot()).toEqual(last)
   await expect(worker.update(0.1)).rejects.toMatchObject({ code: 'TRAINING_WINDOW_EMPTY' })
 })
+
+test('a suspended trainer goes on where it was, in the middle of a window too', async () => {
+  let opened = 0
+  const reopen = (): Promise<Session> => {
+    opened++
+    return createLocalSession(squares(), { device: 'cpu', threads: 1 })
+  }
+  await using one = new LocalTrainer({ session: await reopen(), reopen, trainables, optimizer: adamw({ weightDecay: 0 }) })
+  const other = trainer()
+  for (const each of [one, other]) await each.accumulate(feeds([1, 2], [3, 1]), 2)
+  await one.suspend()
+  await one.suspend()
+  expect(opened).toBe(1)
+  for (const each of [one, other]) await each.accumulate(feeds([3], [0]), 1)
+  expect(await one.update(0.1)).toEqual(await other.update(0.1))
+  await one.suspend()
+  expect(await one.snapshot()).toEqual(await other.snapshot())
+  expect(await one.loss(feeds([1], [0]))).toBe(await other.loss(feeds([1], [0])))
+  expect(opened).toBe(3)
+})

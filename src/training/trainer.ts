@@ -1,5 +1,5 @@
 /** What is trained, beside the session that trains it: parameters, gradients and optimizer state never leave this thread between steps. */
-import { ModalignError } from '../errors.ts'
+import { ModalignError, unreachable } from '../errors.ts'
 import type { Trainables } from '../graph/parameters.ts'
 import type { Session } from '../runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
@@ -32,11 +32,18 @@ export interface Trainer extends AsyncDisposable {
   /** Copies of everything that a checkpoint needs. */
   snapshot(): Promise<TrainerSnapshot>
   restore(snapshot: TrainerSnapshot): Promise<void>
+  /**
+   * Gives the session's memory back, repacked weights and arenas included, until the next run opens it again. What is trained stays. For work between two steps that
+   * needs room of its own.
+   */
+  suspend(): Promise<void>
   dispose(): Promise<void>
 }
 
 export interface LocalTrainerOptions {
   readonly session: Session
+  /** Opens the session anew after it was suspended. Without it, `suspend` keeps the session. */
+  readonly reopen?: () => Promise<Session>
   readonly trainables: Trainables
   readonly optimizer: Optimizer
   /** Gradients are scaled down to this norm. Default: no clipping. */
@@ -50,15 +57,18 @@ export interface LocalTrainerOptions {
  * gradient, which a mean of means would not.
  */
 export class LocalTrainer implements Trainer {
-  readonly #session: Session
+  /** Undefined while suspended. */
+  #session: Session | undefined
+  readonly #reopen: (() => Promise<Session>) | undefined
   readonly #optimizer: Optimizer
   readonly #maxGradientNorm: number | undefined
   #trainables: Trainables
   #state: OptimizerState
   #window: { loss: number; weight: number; readonly gradients: NamedArrays }
 
-  constructor({ session, trainables, optimizer, maxGradientNorm }: LocalTrainerOptions) {
+  constructor({ session, reopen, trainables, optimizer, maxGradientNorm }: LocalTrainerOptions) {
     this.#session = session
+    this.#reopen = reopen
     this.#optimizer = optimizer
     this.#maxGradientNorm = maxGradientNorm
     this.#trainables = copied(trainables)
@@ -67,7 +77,8 @@ export class LocalTrainer implements Trainer {
   }
 
   async accumulate(feeds: NamedTensors, weight: number, signal?: AbortSignal): Promise<void> {
-    const outputs = await this.#session.run(
+    const session = await this.#opened()
+    const outputs = await session.run(
       { ...feeds, ...this.#parameterFeeds() },
       { fetch: ['loss', ...Object.keys(this.#trainables).map((name) => gradientName({ name }))], ...(signal && { signal }) },
     )
@@ -100,7 +111,8 @@ export class LocalTrainer implements Trainer {
   }
 
   async loss(feeds: NamedTensors, signal?: AbortSignal): Promise<number> {
-    const { loss } = await this.#session.run({ ...feeds, ...this.#parameterFeeds() }, { fetch: ['loss'], ...(signal && { signal }) })
+    const session = await this.#opened()
+    const { loss } = await session.run({ ...feeds, ...this.#parameterFeeds() }, { fetch: ['loss'], ...(signal && { signal }) })
     return scalarOf(loss)
   }
 
@@ -114,12 +126,24 @@ export class LocalTrainer implements Trainer {
     this.#window = emptyWindow(this.#trainables)
   }
 
+  async suspend(): Promise<void> {
+    if (this.#reopen === undefined) return
+    const session = this.#session
+    this.#session = undefined
+    await session?.dispose()
+  }
+
   async dispose(): Promise<void> {
-    await this.#session.dispose()
+    await this.#session?.dispose()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose()
+  }
+
+  async #opened(): Promise<Session> {
+    this.#session ??= await this.#reopen?.()
+    return this.#session ?? unreachable('only a trainer that can open its session again suspends it')
   }
 
   #parameterFeeds(): NamedTensors {

@@ -29,6 +29,7 @@ export async function openTrainer(request: OpenRequest): Promise<WorkerTrainer> 
       loss: (feeds, signal) => worker.call('loss', { feeds }, { ...(signal && { signal }) }),
       snapshot: () => worker.call('snapshot', undefined),
       restore: (snapshot) => worker.call('restore', snapshot),
+      suspend: () => worker.call('suspend', undefined),
       dispose: () => worker.dispose(),
       [Symbol.asyncDispose]: () => worker.dispose(),
     }
