@@ -18,6 +18,8 @@ export interface GeneratorOptions {
   readonly device?: DeviceRequest
   /** Threads of one run on the CPU. */
   readonly threads?: number
+  /** Repack the weights for speed. Default true. False shares the mapped pages of the weights' file with every other session that does, and opens in a moment. */
+  readonly prepacking?: boolean
 }
 
 /** A request with the key that its random numbers hang on; default: its place in the batch. */
@@ -100,10 +102,15 @@ export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSo
   return { session, generate, dispose, [Symbol.asyncDispose]: dispose }
 }
 
-async function openGeneration(decoder: Decoder, { device, threads }: GeneratorOptions): Promise<Session> {
+async function openGeneration(decoder: Decoder, { device, threads, prepacking }: GeneratorOptions): Promise<Session> {
   const { bytes, externalRoot, externalData } = generationGraph(decoder)
   return createSession(
     { bytes, ...(externalRoot === undefined ? {} : { externalRoot }), ...(externalData === undefined ? {} : { externalData }) },
-    { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }), memoryPattern: false },
+    {
+      ...(device === undefined ? {} : { device }),
+      ...(threads === undefined ? {} : { threads }),
+      ...(prepacking === undefined ? {} : { prepacking }),
+      memoryPattern: false,
+    },
   )
 }
