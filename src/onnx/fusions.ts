@@ -10,7 +10,13 @@ const microsoft = 'com.microsoft'
 const normalization = z.object({ epsilon: z.number() })
 const rotary = z.object({ interleaved: z.boolean() })
 const gate = z.object({ alpha: z.number() })
-const cached = z.object({ heads: z.number(), kvHeads: z.number(), scale: z.number() })
+const cached = z.object({
+  heads: z.number(),
+  kvHeads: z.number(),
+  scale: z.number(),
+  window: z.number().optional(),
+  softcap: z.number().optional(),
+})
 
 /** GroupQueryAttention of ONNX Runtime's CPU provider takes heads of a multiple of this many channels. */
 const headChannels = 16
@@ -20,7 +26,7 @@ export function fusionOf({ operator, inputs }: OperatorNode): FusionRule | undef
   if (operator.kind !== 'composite' || !Object.hasOwn(fusions, operator.name)) return undefined
   if (operator.name === 'CachedAttention') {
     const headDim = inputs[3]?.shape[3]
-    if (typeof headDim !== 'number' || headDim % headChannels !== 0) return undefined
+    if (typeof headDim !== 'number' || headDim % headChannels !== 0 || inputs[10] !== undefined) return undefined
   }
   return fusions[operator.name]
 }
@@ -58,8 +64,9 @@ const fusions: Readonly<Record<string, FusionRule>> = {
 
   /** The caches and the rows' own lengths are the operator's; it derives the positions itself. */
   CachedAttention(context, { inputs: [query, key, value, pastKey, pastValue, , cos, sin, lastPlaces, totalLength] }, attributes) {
-    const { heads, kvHeads, scale } = cached.parse(attributes)
-    const operands = [query, key, value, pastKey, pastValue, lastPlaces, totalLength, cos, sin].map((tensor) => context.value(tensor))
+    const { heads, kvHeads, scale, window, softcap } = cached.parse(attributes)
+    const turned = cos === undefined ? [] : [cos, sin]
+    const operands = [query, key, value, pastKey, pastValue, lastPlaces, totalLength, ...turned].map((tensor) => context.value(tensor))
     return context.node(
       'GroupQueryAttention',
       operands,
@@ -68,8 +75,9 @@ const fusions: Readonly<Record<string, FusionRule>> = {
         num_heads: { int: heads },
         kv_num_heads: { int: kvHeads },
         scale: { float: scale },
-        do_rotary: { int: 1 },
-        rotary_interleaved: { int: 0 },
+        ...(turned.length === 0 ? {} : { do_rotary: { int: 1 }, rotary_interleaved: { int: 0 } }),
+        ...(window === undefined ? {} : { local_window_size: { int: window } }),
+        ...(softcap === undefined ? {} : { softcap: { float: softcap } }),
       },
       microsoft,
     )
