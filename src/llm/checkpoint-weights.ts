@@ -13,10 +13,11 @@ import type { WeightLookup } from './decoder.ts'
  * @throws WEIGHT_SHAPE, WEIGHT_DTYPE, TENSOR_MISSING: config.json and the weights do not belong together.
  */
 export function checkpointWeights(checkpoint: Checkpoint): WeightLookup {
-  return checkedWeights((name) => {
+  const find = (name: string): Found => {
     const { file, dtype, shape, offset, byteLength } = checkpoint.tensor(name)
     return { file, dtype, shape, source: { kind: 'file', file, offset, byteLength } }
-  })
+  }
+  return checkedWeights(find, (name) => checkpoint.tensors.has(name))
 }
 
 /**
@@ -33,12 +34,13 @@ export async function memoryWeights(safetensors: SafetensorsFile): Promise<Weigh
   const values = new Map(
     await Promise.all([...safetensors.tensors.keys()].map(async (name) => [name, widened(await safetensors.read(name))] as const)),
   )
-  return checkedWeights((name) => {
+  const find = (name: string): Found => {
     const value = values.get(name)
     if (value === undefined)
       throw new ModalignError({ code: 'TENSOR_MISSING', file, got: `no tensor ${JSON.stringify(name)}`, expected: 'a weight of the model' })
     return { file, dtype: value.dtype, shape: value.dims, source: { kind: 'memory', value } }
-  })
+  }
+  return checkedWeights(find, (name) => values.has(name))
 }
 
 function widened(value: TensorValue): TensorValue {
@@ -52,9 +54,9 @@ interface Found {
   readonly source: WeightSource
 }
 
-function checkedWeights(find: (name: string) => Found): WeightLookup {
+function checkedWeights(find: (name: string) => Found, has: (name: string) => boolean): WeightLookup {
   const known = new Map<string, Tensor>()
-  return (name, shape) => {
+  const lookup = (name: string, shape: readonly number[]): Tensor => {
     const seen = known.get(name)
     if (seen !== undefined) return seen
     const { file, dtype, shape: stored, source } = find(name)
@@ -74,4 +76,5 @@ function checkedWeights(find: (name: string) => Found): WeightLookup {
     known.set(name, tensor)
     return tensor
   }
+  return Object.assign(lookup, { has })
 }

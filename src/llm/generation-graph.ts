@@ -1,12 +1,11 @@
 /** The graph that generates: one call reads a prompt or adds one token to every row, over a cache of keys and values. */
 
-import { matmulTransposed } from '../graph/composites/linear.ts'
 import { size } from '../graph/dim.ts'
 import { gatherNd } from '../graph/operators/gather-nd.ts'
 import { scatterNd } from '../graph/operators/scatter-nd.ts'
 import { input } from '../graph/tensor.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
-import type { Decoder, LayerCache } from './decoder.ts'
+import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
 
 export const generationInputs = {
   /** int64 [batch, tokens]; anything valid at media places. */
@@ -54,7 +53,7 @@ export function generationGraph(decoder: Decoder, options: { readonly fused?: bo
   })
   const embeds = scatterNd(decoder.embed(ids), mediaRows, media)
   const { hidden, cache } = decoder.decode(embeds, { positions, cache: { layers, lastPlaces, totalLength } })
-  const logits = matmulTransposed(gatherNd(hidden, outputRows), decoder.head)
+  const logits = logitsOf(decoder, gatherNd(hidden, outputRows))
   const present = cache.flatMap(({ key, value }, layer) => {
     const names = cacheNames(layer).present
     return [

@@ -68,7 +68,9 @@ export function stepGraph({
     projected.map((one) => ({ embeddings: one.embeddings, rows: mediaRows(one) })),
   )
   const { hidden } = decoder.decode(spliced, segments === undefined ? { positions } : { positions, segments })
-  const { sum, losses } = linearCrossEntropy(gatherNd(hidden, supervisedRows), decoder.head, labels, rowWeights)
+  const { sum, losses } = linearCrossEntropy(gatherNd(hidden, supervisedRows), decoder.head, labels, rowWeights, {
+    softcap: decoder.logitSoftcap,
+  })
 
   const parameters = [...projected.flatMap(({ scope }) => scope.parameters), ...trainables]
   const derivatives: readonly Tensor[] = wanted
