@@ -58,6 +58,31 @@ export function checkHeads(
   if (heads % (kvHeads ?? heads) !== 0) refuse('num_key_value_heads', `a divisor of num_attention_heads, ${heads}`)
 }
 
+/** Which layers see a window, as Transformers 5 writes it. */
+export const layerTypes = z
+  .array(z.enum(['full_attention', 'sliding_attention']))
+  .readonly()
+  .nullish()
+
+/** Qwen's windows: off unless `use_sliding_window`, and only from a layer on. */
+export const windowFields = {
+  use_sliding_window: z.boolean().default(false),
+  sliding_window: z.int().positive().nullable().default(4096),
+  max_window_layers: z.int().min(0).default(28),
+  layer_types: layerTypes,
+}
+
+export function windowOf(config: z.infer<z.ZodObject<typeof windowFields>>, layer: number): number | undefined {
+  if (!config.use_sliding_window || config.sliding_window === null) return undefined
+  const sliding = config.layer_types?.[layer] ?? (layer >= config.max_window_layers ? 'sliding_attention' : 'full_attention')
+  return sliding === 'sliding_attention' ? config.sliding_window : undefined
+}
+
+/** A window as wide as the context hides nothing. */
+export function narrower(window: number | null | undefined, maxPositions: number): number | undefined {
+  return window != null && window < maxPositions ? window : undefined
+}
+
 export type GatedConfig = z.infer<z.ZodObject<typeof gatedFields>>
 
 /** Prefixes of published checkpoints: of the model with its head, of the model without, and of vision models around it. */
@@ -107,7 +132,7 @@ export function gatedDecoder(config: GatedConfig, lookup: WeightLookup, options:
       const query = headNorm(weights.linear(h, `${own}.q_proj`, heads * headDim, { bias }), `${own}.q_norm`)
       const key = headNorm(weights.linear(h, `${own}.k_proj`, kvHeads * headDim, { bias }), `${own}.k_norm`)
       const value = weights.linear(h, `${own}.v_proj`, kvHeads * headDim, { bias })
-      const attended = attend({ query, key, value }, { ...spec, window: options.window?.(index) })
+      const attended = attend({ query, key, value }, { ...spec, window: narrower(options.window?.(index), maxPositions) })
       const residual = add(x, weights.linear(attended, `${own}.o_proj`, width, { bias: options.outputBias ?? false }))
       const fed = feedForward(weights, normalise(residual, `${name}.post_attention_layernorm`), `${name}.mlp`, {
         inner,

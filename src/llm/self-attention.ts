@@ -5,6 +5,7 @@ import { add } from '../graph/operators/add.ts'
 import { cast } from '../graph/operators/cast.ts'
 import { mul } from '../graph/operators/mul.ts'
 import { reshape } from '../graph/operators/reshape.ts'
+import { split } from '../graph/operators/split.ts'
 import { transpose } from '../graph/operators/transpose.ts'
 import { unsqueeze } from '../graph/operators/unsqueeze.ts'
 import { constant, dimAt, type Tensor } from '../graph/tensor.ts'
@@ -92,6 +93,15 @@ export function joinHeads(x: Tensor): Tensor {
   const [count, headDim] = [dimAt(x.shape, 1), dimAt(x.shape, 3)]
   if (typeof count !== 'number' || typeof headDim !== 'number') throw new Error('internal: heads have numbers as sizes')
   return reshape(transpose(x, [0, 2, 1, 3]), [dimAt(x.shape, 0), dimAt(x.shape, 2), count * headDim])
+}
+
+/** Projections fused head by head, [batch, tokens, heads*3*headDim]: each head's query, key and value lie together. */
+export function splitFusedHeads(fused: Tensor, heads: number, headDim: number): Projected {
+  const [batch, tokens] = [dimAt(fused.shape, 0), dimAt(fused.shape, 1)]
+  const parts = split(reshape(fused, [batch, tokens, heads, 3 * headDim]), [headDim, headDim, headDim], -1)
+  const [query, key, value] = parts.map((part) => reshape(part, [batch, tokens, heads * headDim]))
+  if (query === undefined || key === undefined || value === undefined) throw new Error('internal: three parts')
+  return { query, key, value }
 }
 
 /** [1, heads, 1, keys]. A constant along a query's keys changes nothing, so the key's own position stands for its distance. */

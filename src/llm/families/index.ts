@@ -3,13 +3,34 @@
 import type { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
 import type { Decoder, WeightLookup } from '../decoder.ts'
+import { bloom, bloomConfig } from './bloom.ts'
+import { gemma2, gemma2Config } from './gemma2.ts'
+import { gemma3, gemma3Config, gemma3Text, gemma3TextConfig } from './gemma3.ts'
+import { gptNeox, gptNeoxConfig } from './gpt-neox.ts'
+import { gpt2, gpt2Config } from './gpt2.ts'
 import { llama, llamaConfig } from './llama.ts'
+import { mistral, mistralConfig } from './mistral.ts'
+import { opt, optConfig } from './opt.ts'
+import { phi3, phi3Config } from './phi3.ts'
+import { qwen2, qwen2Config } from './qwen2.ts'
+import { qwen3, qwen3Config } from './qwen3.ts'
 
 /** Builds a decoder from a config that has its family's shape. */
 type Build = (config: unknown, weight: WeightLookup, file?: string) => Decoder
 
 export const families: Readonly<Record<string, Build>> = {
+  bloom: family(bloomConfig, bloom),
+  gemma2: family(gemma2Config, gemma2),
+  gemma3: family(gemma3Config, gemma3),
+  gemma3_text: family(gemma3TextConfig, gemma3Text),
+  gpt2: family(gpt2Config, gpt2),
+  gpt_neox: family(gptNeoxConfig, gptNeox),
   llama: family(llamaConfig, llama),
+  mistral: family(mistralConfig, mistral),
+  opt: family(optConfig, opt),
+  phi3: family(phi3Config, phi3),
+  qwen2: family(qwen2Config, qwen2),
+  qwen3: family(qwen3Config, qwen3),
 }
 
 /**
