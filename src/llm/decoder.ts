@@ -107,6 +107,16 @@ export interface TrainedParts {
   readonly softPrompt?: Tensor
   /** `decode` takes `dropout`, with a field of this width at least. */
   readonly dropout?: { readonly rate: number; readonly width: number }
+  /** What generation uses; the same object until the values change. */
+  readonly present: () => PresentValues
+}
+
+/** A model with the present values of what is trained. */
+export interface PresentValues {
+  /** The decoder with these values as weights in memory. */
+  readonly decoder: Decoder
+  /** The soft prompt's values, [tokens, hiddenSize]; empty where there is none. */
+  readonly softPrompt: Float32Array
 }
 
 /** Builds a model's decoder, its weights looked up otherwise. */

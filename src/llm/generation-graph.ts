@@ -36,8 +36,9 @@ interface LayerNames {
   readonly value: string
 }
 
-/** Output `logits` float32 [batch, vocabularySize] and the longer cache. `fused`: see `lower`. */
-export function generationGraph(decoder: Decoder, options: { readonly fused?: boolean } = {}): LoweredModel {
+/** Output `logits` float32 [batch, vocabularySize] and the longer cache. What is trained has its present values. `fused`: see `lower`. */
+export function generationGraph(model: Decoder, options: { readonly fused?: boolean } = {}): LoweredModel {
+  const decoder = model.trained?.present().decoder ?? model
   const [batch, tokens, past, mediaTokens] = [size('batch'), size('tokens'), size('past'), size('media_tokens')]
   const ids = input(generationInputs.ids, 'int64', [batch, tokens])
   const positions = input(generationInputs.positions, 'int64', [batch, tokens])

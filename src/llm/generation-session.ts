@@ -3,7 +3,7 @@ import { ModalignError } from '../errors.ts'
 import { randomStream } from '../random.ts'
 import { createSession } from '../runtime/node.ts'
 import type { DeviceRequest, Session } from '../runtime/session.ts'
-import type { Decoder } from './decoder.ts'
+import type { Decoder, PresentValues } from './decoder.ts'
 import {
   type GenerationEvent,
   type GenerationOptions,
@@ -53,9 +53,14 @@ export interface GeneratorSource {
 /** Opens nothing yet. */
 export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSource, options: GeneratorOptions = {}): TextGenerator {
   let opened: Promise<Session> | undefined
+  /** The values of adapters that it was opened with. */
+  let openedWith: PresentValues | undefined
   let turn: Promise<void> = Promise.resolve()
 
-  const session = (): Promise<Session> => {
+  const session = async (): Promise<Session> => {
+    const present = decoder.trained?.present()
+    if (present !== openedWith) await dispose()
+    openedWith = present
     opened ??= openGeneration(decoder, options)
     return opened
   }
@@ -81,7 +86,7 @@ export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSo
       const seed = checked.data.seed ?? 0
       const streams = requests.map(({ key }, row) => randomStream({ seed, stream: `generate/${key ?? row}` }))
       const draw = (row: number, index: number): number => streams[row]?.uniform(index) ?? 0
-      yield* generateTokens({ session: await session(), decoder }, requests, {
+      yield* generateTokens({ session: await session(), decoder }, withSoftPrompt(requests, decoder), {
         ...defaults,
         ...checked.data,
         stopTokenIds: checked.data.stopTokenIds ?? stopTokenIds,
@@ -100,6 +105,19 @@ export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSo
     await (await closing).dispose()
   }
   return { session, generate, dispose, [Symbol.asyncDispose]: dispose }
+}
+
+/** A soft prompt takes the first places of every sequence, as media do theirs. */
+function withSoftPrompt(requests: readonly KeyedRequest[], { trained, hiddenSize }: Decoder): readonly KeyedRequest[] {
+  if (trained?.softPrompt === undefined) return requests
+  const { softPrompt } = trained.present()
+  const places = new Array<number>(softPrompt.length / hiddenSize).fill(-1)
+  return requests.map(({ ids, media = new Float32Array(0), ...request }) => {
+    const rows = new Float32Array(softPrompt.length + media.length)
+    rows.set(softPrompt)
+    rows.set(media, softPrompt.length)
+    return { ...request, ids: [...places, ...Array.from(ids)], media: rows }
+  })
 }
 
 async function openGeneration(decoder: Decoder, { device, threads, prepacking }: GeneratorOptions): Promise<Session> {

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { basename, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
+import type { Trainables } from '../graph/parameters.ts'
 import { fileSource } from '../io/byte-source.ts'
 import { fingerprint } from '../io/fingerprint.ts'
 import { bytesPerElement } from '../tensors.ts'
@@ -12,8 +13,9 @@ import type { Tokenizer } from '../text/tokenizer.ts'
 import { type Checkpoint, openCheckpoint } from '../weights/checkpoint.ts'
 import { toFloat32 } from '../weights/float16.ts'
 import { tensorFromBytes } from '../weights/safetensors-source.ts'
+import type { AdapterSettings } from './adapters/settings.ts'
 import { checkpointWeights } from './checkpoint-weights.ts'
-import type { Decoder } from './decoder.ts'
+import type { BuildDecoder, Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
 import type { GenerationOptions } from './generation.ts'
 import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation-session.ts'
@@ -32,6 +34,21 @@ export interface LanguageModel extends TextGenerator {
   readonly embeddingRms: number
   readonly tokenizer: Tokenizer
   readonly template: ChatTemplate
+  /** Builds `decoder` again, its weights looked up otherwise: what adapters are made with. */
+  readonly build: BuildDecoder
+  /** Generates with another decoder made from this model, as this model would. */
+  readonly generatorOf: (decoder: Decoder) => TextGenerator
+  /** What of it is trained, and its present values; absent for a model as it was published. */
+  readonly adapters?: Adapters
+}
+
+/** What `adapt` adds to a language model. */
+export interface Adapters {
+  readonly settings: AdapterSettings
+  /** The present values, by names such as `llm.model.layers.0.self_attn.q_proj.lora_A.weight`. */
+  readonly parameters: Trainables
+  /** Takes values of all parameters; the next generation uses them. @throws ADAPTER_PARAMETERS naming the first difference */
+  setParameters(values: Trainables): void
 }
 
 const largestConfigBytes = 1_048_576
@@ -65,7 +82,9 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
     })
   }
   const [checkpoint, tokenizer, template] = await Promise.all([openCheckpoint(folder), loadTokenizer(folder), loadChatTemplate(folder)])
-  const decoder = buildDecoder(config, checkpointWeights(checkpoint), configFile)
+  const lookup = checkpointWeights(checkpoint)
+  const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(lookup), configFile)
+  const decoder = build()
   if (tokenizer.vocabularySize > decoder.vocabularySize) {
     throw new ModalignError({
       code: 'LLM_VOCABULARY',
@@ -85,6 +104,7 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
     folder: resolve(folder),
     identity: hash.digest('hex'),
     decoder,
+    build,
     embeddingRms: await sampledRms(checkpoint, decoder.embeddingsName),
     tokenizer,
     template,
@@ -112,13 +132,16 @@ async function sampledRms(checkpoint: Checkpoint, name: string): Promise<number>
   return Math.sqrt(sum / count)
 }
 
-interface Parts extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'embeddingRms' | 'tokenizer' | 'template'> {
+interface Parts
+  extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'build' | 'embeddingRms' | 'tokenizer' | 'template'> {
   readonly defaults: GenerationOptions
   readonly options: LanguageModelOptions
 }
 
 function languageModel({ defaults, options, ...parts }: Parts): LanguageModel {
-  return { ...parts, ...createGenerator({ decoder: parts.decoder, stopTokenIds: parts.tokenizer.eosIds, defaults }, options) }
+  const generatorOf = (decoder: Decoder): TextGenerator =>
+    createGenerator({ decoder, stopTokenIds: parts.tokenizer.eosIds, defaults }, options)
+  return { ...parts, generatorOf, ...generatorOf(parts.decoder) }
 }
 
 function samplingDefaults(json: unknown): GenerationOptions {

@@ -1,0 +1,199 @@
+/** Language models of which something is trained: LoRA, soft prompts, weights of their own. */
+import { ModalignError } from '../../errors.ts'
+import { initialValue } from '../../graph/initial-values.ts'
+import type { Parameter, Trainables, TrainableValue } from '../../graph/parameters.ts'
+import { integers, type Tensor, weight } from '../../graph/tensor.ts'
+import { lower } from '../../onnx/lower.ts'
+import { createSession } from '../../runtime/node.ts'
+import { elementCount } from '../../tensors.ts'
+import type { Decoder, PresentValues, WeightLookup } from '../decoder.ts'
+import type { Adapters, LanguageModel } from '../language-model.ts'
+import { type AdapterPlan, adaptedDecoder, dropoutOf, planAdapters } from './plan.ts'
+import { type AdapterOptions, type AdapterSettings, parseAdapterOptions } from './settings.ts'
+
+export interface AdaptOptions extends AdapterOptions {
+  /** Of the first values. Default 0. */
+  readonly seed?: number
+}
+
+/** A language model of which something is trained. Its other parts are those of the model that it was made from, whose owner closes that one too. */
+export interface AdaptedLanguageModel extends LanguageModel {
+  readonly adapters: Adapters
+}
+
+/** Values of everything that is trained, to be written into one model: beyond this many bytes they do not fit. */
+const largestPresentBytes = 1.9e9
+
+/**
+ * A language model with adapters, for `compose` and `tune`, or to generate with. The model given stays as it is.
+ *
+ * * `lora`: W x + (alpha / rank) B A x in chosen linear layers (Hu et al. 2021). B begins as 0, so that nothing changes at first.
+ * * `softPrompt`: learned embeddings in front of every sequence (Lester et al. 2021).
+ * * `unfreeze`: weights trained themselves, all or those that patterns choose.
+ *
+ * @throws ADAPTER_OPTIONS, ADAPTER_TARGET (a name or pattern chooses nothing), ADAPTER_TWICE (the model has adapters)
+ * @example
+ * const llm = await adapt(await loadLanguageModel('models/SmolLM2-135M-Instruct'), { lora: { rank: 16, alpha: 32, targets: 'all-linear', dropout: 0.05 } })
+ * const model = await compose({ llm, image: { encoder, projector: mlp({ depth: 2 }) } })
+ */
+export async function adapt(llm: LanguageModel, { seed = 0, ...options }: AdaptOptions): Promise<AdaptedLanguageModel> {
+  const settings = parseAdapterOptions(options)
+  const { adapted, plan } = prepared(llm, settings)
+  const values: Record<string, TrainableValue> = {}
+  for (const parameter of plan.parameters) values[parameter.name] = initialValue(parameter, seed)
+  Object.assign(values, await checkpointValues(llm, plan), await promptValue(llm, plan))
+  adapted.adapters.setParameters(values)
+  return adapted
+}
+
+/** A model with adapters whose values are known. @param from named in errors */
+export function adaptedWith(llm: LanguageModel, settings: AdapterSettings, values: Trainables, from?: string): AdaptedLanguageModel {
+  const { adapted } = prepared(llm, settings)
+  try {
+    adapted.adapters.setParameters(values)
+  } catch (error) {
+    throw error instanceof ModalignError && from !== undefined ? new ModalignError({ ...error.details, file: from, cause: error }) : error
+  }
+  return adapted
+}
+
+/** The model with its adapters in place, their values still to be given. */
+function prepared(llm: LanguageModel, settings: AdapterSettings): { readonly adapted: AdaptedLanguageModel; readonly plan: AdapterPlan } {
+  if (llm.adapters !== undefined)
+    throw new ModalignError({
+      code: 'ADAPTER_TWICE',
+      got: 'a model with adapters',
+      expected: 'one without',
+      hint: 'merge the first ones, or give all of them at once',
+    })
+  const plan = planAdapters(llm.build, settings, llm.embeddingRms)
+  const values = new AdapterValues(llm, plan)
+  const dropout = dropoutOf(plan)
+  const decoder: Decoder = {
+    ...adaptedDecoder(llm.build, plan, ({ tensor }) => tensor),
+    trained: {
+      parameters: plan.parameters,
+      ...(plan.softPrompt !== undefined && { softPrompt: plan.softPrompt.tensor }),
+      ...(dropout !== undefined && { dropout }),
+      present: () => values.present(),
+    },
+  }
+  return { adapted: { ...llm, decoder, ...llm.generatorOf(decoder), adapters: values }, plan }
+}
+
+class AdapterValues implements Adapters {
+  readonly settings: AdapterSettings
+  readonly #llm: LanguageModel
+  readonly #plan: AdapterPlan
+  #values: Trainables = {}
+  #present: PresentValues | undefined
+
+  constructor(llm: LanguageModel, plan: AdapterPlan) {
+    this.settings = plan.settings
+    this.#llm = llm
+    this.#plan = plan
+  }
+
+  get parameters(): Trainables {
+    return this.#values
+  }
+
+  setParameters(values: Trainables): void {
+    const refuse = (field: string, got: string, expected: string): ModalignError =>
+      new ModalignError({ code: 'ADAPTER_PARAMETERS', field, got, expected })
+    for (const { name, shape } of this.#plan.parameters) {
+      const dims = Object.hasOwn(values, name) ? values[name]?.dims : undefined
+      if (String(dims) !== String(shape))
+        throw refuse(name, dims === undefined ? 'nothing' : `[${dims.join(', ')}]`, `[${shape.join(', ')}]`)
+    }
+    const known = new Set(this.#plan.parameters.map(({ name }) => name))
+    const unknown = Object.keys(values).find((name) => !known.has(name))
+    if (unknown !== undefined) throw refuse(unknown, 'a value', 'a parameter of these adapters')
+    this.#values = Object.fromEntries(this.#plan.parameters.map(({ name }) => [name, valueIn(values, name)]))
+    this.#present = undefined
+  }
+
+  present(): PresentValues {
+    this.#present ??= this.#frozen()
+    return this.#present
+  }
+
+  #frozen(): PresentValues {
+    const bytes = 4 * this.#plan.parameters.reduce((sum, { shape }) => sum + elementCount(shape), 0)
+    if (bytes > largestPresentBytes)
+      throw new ModalignError({
+        code: 'ADAPTER_TOO_LARGE',
+        got: `${bytes} bytes of trained values`,
+        expected: `at most ${largestPresentBytes} to generate with`,
+        hint: 'mergeAdapters writes them into a checkpoint, which has no such limit',
+      })
+    const tensors = new Map<string, Tensor>()
+    const tensorOf = ({ name, shape }: Parameter): Tensor => {
+      const { dims, data } = valueIn(this.#values, name)
+      const tensor = tensors.get(name) ?? weight(name, 'float32', shape, { kind: 'memory', value: { dtype: 'float32', dims, data } })
+      tensors.set(name, tensor)
+      return tensor
+    }
+    const { softPrompt } = this.#plan
+    return {
+      decoder: adaptedDecoder(this.#llm.build, this.#plan, tensorOf),
+      softPrompt: softPrompt === undefined ? new Float32Array(0) : valueIn(this.#values, softPrompt.name).data,
+    }
+  }
+}
+
+/** Unfrozen weights begin as the checkpoint has them; through a session, because some checkpoints hold them in blocks. */
+async function checkpointValues(llm: LanguageModel, { unfrozen }: AdapterPlan): Promise<Trainables> {
+  if (unfrozen.size === 0) return {}
+  const tensors = new Map<string, Tensor>()
+  let looked: WeightLookup | undefined
+  llm.build((lookup) => {
+    looked = lookup
+    return lookup
+  })
+  if (looked === undefined) throw new Error('internal: a decoder without weights')
+  for (const [name, { shape }] of unfrozen) tensors.set(name, looked(name, shape))
+  const read = await evaluated(Object.fromEntries(tensors))
+  return Object.fromEntries([...unfrozen].map(([name, { name: parameter }]) => [parameter, valueIn(read, name)]))
+}
+
+/** A soft prompt that begins as the embeddings of a text. */
+async function promptValue({ decoder, tokenizer }: LanguageModel, { settings, softPrompt }: AdapterPlan): Promise<Trainables> {
+  const text = settings.softPrompt?.text
+  if (softPrompt === undefined || text === undefined) return {}
+  const ids = tokenizer.encode(text, { addSpecialTokens: false })
+  if (ids.length === 0)
+    throw new ModalignError({
+      code: 'ADAPTER_OPTIONS',
+      field: '/softPrompt/text',
+      got: JSON.stringify(text),
+      expected: 'a text that is at least one token',
+    })
+  const [tokens = 0] = softPrompt.shape
+  const repeated = Array.from({ length: tokens }, (_, place) => ids[place % ids.length] ?? 0)
+  const { embeddings } = await evaluated({ embeddings: decoder.embed(integers(repeated)) })
+  return embeddings === undefined ? {} : { [softPrompt.name]: { dims: softPrompt.shape, data: embeddings.data } }
+}
+
+/** The values of tensors that depend on no input, one at a time. */
+async function evaluated(tensors: Readonly<Record<string, Tensor>>): Promise<Trainables> {
+  const found: Record<string, TrainableValue> = {}
+  const { bytes, externalRoot, externalData } = lower({ outputs: tensors })
+  await using session = await createSession(
+    { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData !== undefined && { externalData }) },
+    { device: 'cpu', memoryPattern: false, prepacking: false },
+  )
+  for (const name of Object.keys(tensors)) {
+    const { [name]: output } = await session.run({}, { fetch: [name] })
+    if (output?.dtype !== 'float32') throw new Error('internal: weights are float32')
+    found[name] = { dims: output.dims, data: output.data }
+  }
+  return found
+}
+
+/** The value of a parameter that is there. */
+export function valueIn(values: Trainables, name: string): TrainableValue {
+  const value = Object.hasOwn(values, name) ? values[name] : undefined
+  if (value === undefined) throw new Error(`internal: no value of ${name}`)
+  return value
+}
