@@ -1,19 +1,12 @@
 /** An image encoder from any ONNX file: given its preprocessing and the name of the tensor to take, out come features. */
 import { createHash } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../src/errors.ts'
 import { fileSource } from '../src/io/byte-source.ts'
-import { fileError } from '../src/io/file-error.ts'
 import { fingerprint } from '../src/io/fingerprint.ts'
-import {
-  type ImagePreprocessing,
-  imagePreprocessingSchema,
-  parsePreprocessorConfig,
-  preprocessedSize,
-  preprocessImage,
-} from '../src/media/preprocess.ts'
+import { type ImagePreprocessing, imagePreprocessingSchema, preprocessedSize, preprocessImage } from '../src/media/preprocess.ts'
+import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import type { DecodedImage, Encoder, Features, JsonObject } from '../src/model/contracts.ts'
 import { type ValueDescription, valueDescription } from '../src/onnx/build.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
@@ -32,7 +25,7 @@ export interface OnnxImageOptions {
   readonly model: string | Uint8Array
   /** The tensor to take, an output or any value inside the graph; or how to find it. `modalign inspect FILE` lists the names. */
   readonly output: string | ((model: ModelProto) => string)
-  /** How pictures are prepared; a path names a Hugging Face `preprocessor_config.json`. */
+  /** How pictures are prepared; a path names a Hugging Face `preprocessor_config.json`, or the folder that holds it. */
   readonly preprocessing: ImagePreprocessing | string
   /** Default: by the rank of the tensor, 4 or 3. */
   readonly layout?: FeatureLayout | undefined
@@ -187,22 +180,7 @@ async function readPreprocessing(given: ImagePreprocessing | string): Promise<Im
       expected: 'an ImagePreprocessing',
     })
   }
-  const text = await readFile(given, 'utf8').catch((error: unknown) => {
-    throw fileError(error, given, 'a preprocessor_config.json')
-  })
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch (cause) {
-    throw new ModalignError({
-      code: 'PREPROCESSING_INVALID',
-      file: given,
-      got: cause instanceof Error ? cause.message : String(cause),
-      expected: 'JSON',
-      cause,
-    })
-  }
-  return parsePreprocessorConfig(json, given)
+  return readPreprocessorConfig(given)
 }
 
 interface OpenedModel {

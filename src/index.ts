@@ -32,7 +32,9 @@ export {
 } from './media/child-decoder.ts'
 export { type DecodedImageFile, type DecodeImageOptions, decodeImage } from './media/image.ts'
 export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
-export { type ImagePreprocessing, parsePreprocessorConfig, preprocessImage } from './media/preprocess.ts'
+export { type ImagePreprocessing, preprocessImage } from './media/preprocess.ts'
+export { parsePreprocessorConfig, readPreprocessorConfig } from './media/preprocessor-config.ts'
+export { type Box, remapBox, type View, type ViewBox, viewsOf } from './media/views.ts'
 export type * from './model/contracts.ts'
 export { localReader, type MediaReader, type ReadOptions } from './model/media-reader.ts'
 export {

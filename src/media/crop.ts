@@ -6,7 +6,8 @@ import type { Window } from './resize.ts'
 export type Colour = readonly [red: number, green: number, blue: number]
 
 /**
- * Where Hugging Face's `center_crop` cuts: the odd pixel stays at the right and at the bottom. `left` and `top` are negative where the image is smaller than the crop.
+ * Where Hugging Face's `center_crop` cuts: the odd pixel stays at the right and at the bottom. `left` and `top` are negative where the image is smaller than the
+ * crop; then the odd pixel of the padding comes before the image with Pillow's processors, and after it with torchvision's.
  *
  * @example
  * centreWindow({ width: 7, height: 4 }, { width: 4, height: 4 }) // { left: 1, top: 0, width: 4, height: 4 }
@@ -14,11 +15,24 @@ export type Colour = readonly [red: number, green: number, blue: number]
 export function centreWindow(
   image: { readonly width: number; readonly height: number },
   crop: { readonly width: number; readonly height: number },
+  processor: 'pillow' | 'torchvision' | 'torchvision-float' = 'pillow',
 ): Window {
-  const before = (size: number, cropSize: number): number =>
-    // A larger crop is padded first, the odd pixel before the image: ceil((crop - size) / 2).
-    size >= cropSize ? Math.floor((size - cropSize) / 2) : -Math.ceil((cropSize - size) / 2)
+  const before = (size: number, cropSize: number): number => {
+    if (size >= cropSize) return Math.floor((size - cropSize) / 2)
+    return processor === 'pillow' ? -Math.ceil((cropSize - size) / 2) : -Math.floor((cropSize - size) / 2)
+  }
   return { left: before(image.width, crop.width), top: before(image.height, crop.height), width: crop.width, height: crop.height }
+}
+
+/**
+ * The smallest square around an image, the odd pixel of the padding after it (LLaVA's `expand2square`).
+ *
+ * @example
+ * squareWindow({ width: 4, height: 1 }) // { left: 0, top: -1, width: 4, height: 4 }
+ */
+export function squareWindow({ width, height }: { readonly width: number; readonly height: number }): Window {
+  const size = Math.max(width, height)
+  return { left: 0 - Math.floor((size - width) / 2), top: 0 - Math.floor((size - height) / 2), width: size, height: size }
 }
 
 /**
@@ -46,11 +60,7 @@ export function cropImage(image: DecodedImage, window: Window, fill: Colour = [0
  * padToSquare({ width: 1, height: 2, data: new Uint8Array(6) }, [127, 127, 127]) // 2 x 2: the pixels' column, then one of grey
  */
 export function padToSquare(image: DecodedImage, fill: Colour): DecodedImage {
-  const size = Math.max(image.width, image.height)
-  if (image.width === image.height) return image
-  const left = -Math.floor((size - image.width) / 2)
-  const top = -Math.floor((size - image.height) / 2)
-  return cropImage(image, { left, top, width: size, height: size }, fill)
+  return image.width === image.height ? image : cropImage(image, squareWindow(image), fill)
 }
 
 function filled(width: number, height: number, fill: Colour): Uint8Array {

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
-import { parsePreprocessorConfig, preprocessedSize, preprocessImage } from './preprocess.ts'
+import { preprocessedSize, preprocessImage } from './preprocess.ts'
+import { parsePreprocessorConfig } from './preprocessor-config.ts'
 
 const fixture = z
   .object({
@@ -65,6 +66,42 @@ test.each([
   expect(() => parsePreprocessorConfig(config, 'preprocessor_config.json')).toThrow(
     expect.objectContaining({ code, details: expect.objectContaining({ field, file: 'preprocessor_config.json' }) }),
   )
+})
+
+test('processor_config.json holds the same settings one level deeper', () => {
+  const settings = { image_processor_type: 'CLIPImageProcessorFast', size: { shortest_edge: 20 }, ...normalised }
+  const spec = parsePreprocessorConfig({ processor_class: 'CLIPProcessor', image_processor: settings })
+  expect(spec).toEqual(parsePreprocessorConfig(settings))
+  expect(spec.arithmetic).toBe('torchvision')
+  expect(parsePreprocessorConfig(settings, undefined, { arithmetic: 'pillow' }).arithmetic).toBeUndefined()
+  expect(() => parsePreprocessorConfig({ image_processor: { size: 'large' } })).toThrow(
+    expect.objectContaining({ details: expect.objectContaining({ field: '/image_processor/size' }) }),
+  )
+})
+
+test.each([
+  [
+    'tiles of a size that no resolution is a multiple of',
+    {
+      image_processor_type: 'LlavaNextImageProcessor',
+      size: 100,
+      crop_size: 100,
+      resample: 3,
+      image_grid_pinpoints: [[250, 100]],
+      ...normalised,
+    },
+  ],
+  ['a filter that torchvision lacks', { image_processor_type: 'CLIPImageProcessorFast', size: 20, resample: 4, ...normalised }],
+  ['tiles of another processor', { image_processor_type: 'ViTImageProcessor', size: 20, crop_to_patches: true, ...normalised }],
+  ['padding of another processor', { image_processor_type: 'CLIPImageProcessor', size: 20, do_pad: true, ...normalised }],
+])('refuses %s', (_, config) => {
+  expect(() => parsePreprocessorConfig(config)).toThrow(expect.objectContaining({ code: 'PREPROCESSING_UNSUPPORTED' }))
+})
+
+test('a picture too thin for pixel limits is refused', () => {
+  const spec = { resize: { size: { minPixels: 64, maxPixels: 4096, multipleOf: 8 }, filter: 'bicubic' } } as const
+  const image = { width: 1, height: 201, data: new Uint8Array(603) }
+  expect(() => preprocessImage(image, spec)).toThrow(expect.objectContaining({ code: 'IMAGE_ASPECT' }))
 })
 
 test('a 224-pixel image becomes a tensor in about a millisecond', () => {

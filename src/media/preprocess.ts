@@ -1,12 +1,14 @@
 /** From pixels to the tensor that an image encoder was trained on: Hugging Face's image processors, value for value. */
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
 import type { DecodedImage } from '../model/contracts.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
-import { centreWindow, cropImage, padToSquare } from './crop.ts'
-import { type ResampleFilter, resizeImage } from './resize.ts'
+import { type Colour, cropImage, padToSquare } from './crop.ts'
+import { edge, type PictureSize, sizeRuleSchema } from './picture-size.ts'
+import { type ResampleFilter, resizeImage, type Window } from './resize.ts'
+import { type FloatImage, resizeFloat } from './resize-float.ts'
+import { tilingSchema } from './tiling.ts'
+import { planPicture } from './views.ts'
 
-const edge = z.int().min(1).max(16_384)
 const byte = z.int().min(0).max(255)
 const perChannel = z.tuple([z.number(), z.number(), z.number()])
 
@@ -14,92 +16,195 @@ const perChannel = z.tuple([z.number(), z.number(), z.number()])
  * What happens to an image before an encoder sees it, in this order; an absent step is left out. Plain data: it is part of the encoder's
  * fingerprint and travels to decoding processes.
  */
-export const imagePreprocessingSchema = z.strictObject({
-  /** Stripes of this colour make the image square first (LLaVA's `expand2square`). */
-  padToSquare: z.tuple([byte, byte, byte]).readonly().optional(),
-  /** Either exactly `height` x `width`, or the shorter edge becomes `shortestEdge` and the other keeps the proportion, rounded down. */
-  resize: z
-    .strictObject({
-      size: z.union([z.strictObject({ shortestEdge: edge }), z.strictObject({ height: edge, width: edge })]),
-      filter: z.enum(['nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming']),
-    })
-    .readonly()
-    .optional(),
-  /** Cut from the middle; black where the image is smaller. */
-  centreCrop: z.strictObject({ height: edge, width: edge }).readonly().optional(),
-  /** Pixels 0..255 are multiplied by this. */
-  rescaleFactor: z.number().positive().optional(),
-  /** Then, per channel: (value - mean) / std. */
-  normalize: z.strictObject({ mean: perChannel.readonly(), std: perChannel.readonly() }).readonly().optional(),
-})
+export const imagePreprocessingSchema = z
+  .strictObject({
+    /** Stripes of this colour make the image square first (LLaVA's `expand2square`). */
+    padToSquare: z.tuple([byte, byte, byte]).readonly().optional(),
+    /** To what size, and by which of Pillow's filters. */
+    resize: z
+      .strictObject({ size: sizeRuleSchema, filter: z.enum(['nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming']) })
+      .readonly()
+      .optional(),
+    /** The picture becomes several of the size that `resize` gives, stacked along the first axis. */
+    tiling: tilingSchema.optional(),
+    /** Cut from the middle; black where the image is smaller. */
+    centreCrop: z.strictObject({ height: edge, width: edge }).readonly().optional(),
+    /** Pixels 0..255 are multiplied by this. */
+    rescaleFactor: z.number().positive().optional(),
+    /** Then, per channel: (value - mean) / std. */
+    normalize: z.strictObject({ mean: perChannel.readonly(), std: perChannel.readonly() }).readonly().optional(),
+    /**
+     * Whose rounding is followed. `pillow` (default): Pillow and numpy, which most encoders were trained on. `torchvision`: the "fast" processors, on 8-bit tensors.
+     * `torchvision-float`: pixels are rescaled to floats first and resized as such (DINOv3).
+     */
+    arithmetic: z.enum(['pillow', 'torchvision', 'torchvision-float']).optional(),
+  })
+  .superRefine(({ resize, tiling, centreCrop, arithmetic }, { addIssue }) => {
+    const refuse = (path: (string | number)[], message: string): void => addIssue({ code: 'custom', path, message })
+    if (arithmetic !== undefined && arithmetic !== 'pillow' && (resize?.filter === 'box' || resize?.filter === 'hamming'))
+      refuse(['resize', 'filter'], 'a filter that torchvision has: nearest, bilinear, bicubic or lanczos')
+    if (arithmetic === 'torchvision-float' && resize?.filter === 'nearest')
+      refuse(['resize', 'filter'], 'bilinear, bicubic or lanczos with torchvision-float')
+    if (tiling === undefined) return
+    const size = resize?.size
+    if (size === undefined || !('height' in size))
+      return refuse(['resize', 'size'], 'the height and width of a tile, because there is tiling')
+    if (centreCrop !== undefined) refuse(['centreCrop'], 'nothing, because there is tiling')
+    if (tiling.kind === 'dynamic') {
+      if (tiling.minTiles > tiling.maxTiles) refuse(['tiling', 'minTiles'], `at most maxTiles, ${tiling.maxTiles}`)
+      return
+    }
+    const ragged = tiling.resolutions.findIndex(({ height, width }) => height % size.height !== 0 || width % size.width !== 0)
+    if (ragged >= 0) refuse(['tiling', 'resolutions', ragged], `whole tiles of ${size.height} x ${size.width}`)
+  })
 
 export type ImagePreprocessing = Readonly<z.infer<typeof imagePreprocessingSchema>>
 
-/** Height and width of every preprocessed image, or undefined where they depend on the image. */
+/** Height and width of every preprocessed image (of every tile), or undefined where they depend on the image. */
 export function preprocessedSize(spec: ImagePreprocessing): { readonly height: number; readonly width: number } | undefined {
   if (spec.centreCrop !== undefined) return spec.centreCrop
   const size = spec.resize?.size
   if (size === undefined) return undefined
   if ('height' in size) return size
-  return spec.padToSquare === undefined ? undefined : { height: size.shortestEdge, width: size.shortestEdge }
+  if (spec.padToSquare === undefined || !('shortestEdge' in size)) return undefined
+  return { height: size.shortestEdge, width: size.shortestEdge }
 }
 
 /**
- * The geometric half of preprocessing: padding, resizing, cropping; 8-bit RGB in and out. Decoding processes run it, because its result is small.
+ * The geometric half of preprocessing: padding, resizing, cropping, tiling; 8-bit RGB in and out. Decoding processes run it, because its result is small.
+ * Tiles lie below one another. With `torchvision-float`, where resizing is part of the arithmetic, only the padding is done here.
  *
+ * @throws {ModalignError} `IMAGE_ASPECT` for a picture too thin for pixel limits
  * @example
  * const square = transformImage(image, { resize: { size: { height: 224, width: 224 }, filter: 'bicubic' } }) // 224 x 224
  */
 export function transformImage(image: DecodedImage, spec: ImagePreprocessing): DecodedImage {
   const whole = spec.padToSquare === undefined ? image : padToSquare(image, spec.padToSquare)
-  if (spec.resize === undefined) return spec.centreCrop === undefined ? whole : cropImage(whole, centreWindow(whole, spec.centreCrop))
-  const size = resizedSize(whole, spec.resize.size)
-  const filter: ResampleFilter = spec.resize.filter
-  if (spec.centreCrop === undefined) return resizeImage(whole, { ...size, filter })
-  const window = centreWindow(size, spec.centreCrop)
-  const within = window.left >= 0 && window.top >= 0
-  return within ? resizeImage(whole, { ...size, filter, window }) : cropImage(resizeImage(whole, { ...size, filter }), window)
+  const { arithmetic = 'pillow' } = spec
+  if (arithmetic === 'torchvision-float') return whole
+  const filter = spec.resize?.filter ?? 'nearest'
+  const views = planPicture(image, spec).layers.flatMap(({ resized, windows }) =>
+    cutWindows(whole, resized, windows, { filter, arithmetic }),
+  )
+  return stackedVertically(views)
 }
 
-/** Hugging Face's `get_resize_output_image_size`: the longer edge is truncated, never rounded up. */
-function resizedSize(
-  image: DecodedImage,
-  size: { readonly shortestEdge: number } | { readonly height: number; readonly width: number },
-): { readonly width: number; readonly height: number } {
-  if ('height' in size) return size
-  const { width, height } = image
-  const short = size.shortestEdge
-  return width <= height
-    ? { width: short, height: Math.trunc((short * height) / width) }
-    : { width: Math.trunc((short * width) / height), height: short }
+function cutWindows(
+  whole: DecodedImage,
+  resized: PictureSize,
+  windows: readonly Window[],
+  how: { readonly filter: ResampleFilter; readonly arithmetic: 'pillow' | 'torchvision' },
+): readonly DecodedImage[] {
+  const same = whole.width === resized.width && whole.height === resized.height
+  const [window] = windows
+  const inside =
+    window !== undefined &&
+    windows.length === 1 &&
+    window.left >= 0 &&
+    window.top >= 0 &&
+    window.left + window.width <= resized.width &&
+    window.top + window.height <= resized.height
+  if (inside && !same) return [resizeImage(whole, { ...resized, ...how, window })]
+  const image = same ? whole : resizeImage(whole, { ...resized, ...how })
+  return windows.map((one) => {
+    const everything = one.left === 0 && one.top === 0 && one.width === image.width && one.height === image.height
+    return everything ? image : cropImage(image, one)
+  })
+}
+
+function stackedVertically(views: readonly DecodedImage[]): DecodedImage {
+  const [first] = views
+  if (first === undefined) throw new Error('internal: preprocessing gives at least one view')
+  if (views.length === 1) return first
+  const data = new Uint8Array(first.data.length * views.length)
+  for (const [index, view] of views.entries()) data.set(view.data, index * first.data.length)
+  return { width: first.width, height: first.height * views.length, data }
 }
 
 /**
- * The arithmetic half: float32 `[1, 3, height, width]`. As numpy does it in the processors: the product is rounded to float32, then the
- * difference, then the quotient. A channel has 256 possible values, so each is computed once.
+ * The arithmetic half: float32 `[1, 3, height, width]`, or `[tiles, 3, height, width]`. Each operation is rounded to float32 as the processors round it. A
+ * channel of 8 bits has 256 possible values, so each is computed once.
+ *
+ * @param image what {@link transformImage} gave
  */
 export function imageTensor(image: DecodedImage, spec: ImagePreprocessing): TensorValue {
-  const plane = image.width * image.height
-  const result = new Float32Array(3 * plane)
+  if (spec.arithmetic === 'torchvision-float') return floatTensor(image, spec)
+  const size = spec.tiling === undefined ? undefined : preprocessedSize(spec)
+  const height = size?.height ?? image.height
+  const views = image.height / height
+  const plane = image.width * height
+  const result = new Float32Array(3 * views * plane)
   for (let channel = 0; channel < 3; channel++) {
     const table = channelValues(spec, channel)
-    const out = result.subarray(channel * plane, (channel + 1) * plane)
-    for (let pixel = 0, at = channel; pixel < plane; pixel++, at += 3) out[pixel] = table[image.data[at] ?? 0] ?? 0
+    for (let view = 0; view < views; view++) {
+      const start = (view * 3 + channel) * plane
+      const out = result.subarray(start, start + plane)
+      for (let pixel = 0, at = view * plane * 3 + channel; pixel < plane; pixel++, at += 3) out[pixel] = table[image.data[at] ?? 0] ?? 0
+    }
   }
-  return float32Tensor(result, [1, 3, image.height, image.width])
+  return float32Tensor(result, [views, 3, height, image.width])
 }
 
-function channelValues({ rescaleFactor = 1, normalize }: ImagePreprocessing, channel: number): Float32Array {
-  const table = Float32Array.from({ length: 256 }, (_, value) => value * rescaleFactor)
-  if (normalize === undefined) return table
-  const mean = Math.fround(normalize.mean[channel] ?? 0)
-  const std = Math.fround(normalize.std[channel] ?? 1)
-  return table.map((value) => Math.fround(value - mean) / std)
+function channelValues({ rescaleFactor = 1, normalize, arithmetic = 'pillow' }: ImagePreprocessing, channel: number): Float32Array {
+  if (arithmetic === 'pillow') {
+    const table = Float32Array.from({ length: 256 }, (_, value) => value * rescaleFactor)
+    if (normalize === undefined) return table
+    const { mean, std } = channelNorm(normalize, channel, 1)
+    return table.map((value) => Math.fround(value - mean) / std)
+  }
+  if (normalize === undefined) return Float32Array.from({ length: 256 }, (_, value) => value * Math.fround(rescaleFactor))
+  // The fast processors fold the rescaling into mean and standard deviation.
+  const { mean, std } = channelNorm(normalize, channel, 1 / rescaleFactor)
+  return Float32Array.from({ length: 256 }, (_, value) => Math.fround(value - mean) / std)
+}
+
+function channelNorm(
+  { mean, std }: NonNullable<ImagePreprocessing['normalize']>,
+  channel: number,
+  factor: number,
+): { readonly mean: number; readonly std: number } {
+  const scaled = (value: number): number => Math.fround(Math.fround(value) * Math.fround(factor))
+  return { mean: scaled(mean[channel] ?? 0), std: scaled(std[channel] ?? 1) }
+}
+
+/** Rescale, resize, crop, normalise, all in float32. */
+function floatTensor(image: DecodedImage, spec: ImagePreprocessing): TensorValue {
+  const { padToSquare: _, ...rest } = spec
+  const factor = Math.fround(spec.rescaleFactor ?? 1)
+  const whole: FloatImage = { width: image.width, height: image.height, data: Float32Array.from(image.data, (value) => value * factor) }
+  const filter = spec.resize === undefined || spec.resize.filter === 'nearest' ? 'bilinear' : spec.resize.filter
+  const views = planPicture(image, rest).layers.flatMap(({ resized, windows }) => {
+    const scaled = resizeFloat(whole, resized, filter)
+    return windows.map((window) => planes(scaled, window, spec))
+  })
+  const [first] = views
+  if (first === undefined) throw new Error('internal: preprocessing gives at least one view')
+  const result = new Float32Array(first.data.length * views.length)
+  for (const [index, { data }] of views.entries()) result.set(data, index * data.length)
+  return float32Tensor(result, [views.length, 3, first.height, first.width])
+}
+
+/** A window of a float picture, channel by channel, normalised; black beyond the picture's edges. */
+function planes(image: FloatImage, { left, top, width, height }: Window, { normalize }: ImagePreprocessing): FloatImage {
+  const data = new Float32Array(3 * width * height)
+  for (let channel = 0; channel < 3; channel++) {
+    const { mean, std } = normalize === undefined ? { mean: 0, std: 1 } : channelNorm(normalize, channel, 1)
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const [column, row] = [x + left, y + top]
+        const inside = column >= 0 && row >= 0 && column < image.width && row < image.height
+        const value = inside ? (image.data[(row * image.width + column) * 3 + channel] ?? 0) : 0
+        data[(channel * height + y) * width + x] = Math.fround(value - mean) / std
+      }
+    }
+  }
+  return { width, height, data }
 }
 
 /**
- * Pixels to float32 `[1, 3, height, width]`: {@link transformImage}, then {@link imageTensor}.
+ * Pixels to float32 `[1, 3, height, width]` (with tiling `[tiles, 3, height, width]`): {@link transformImage}, then {@link imageTensor}.
  *
+ * @throws {ModalignError} `IMAGE_ASPECT` for a picture too thin for pixel limits
  * @example
  * const clip = parsePreprocessorConfig(JSON.parse(await readFile('preprocessor_config.json', 'utf8')))
  * preprocessImage(await decodeImage('cat.jpg'), clip).dims // [1, 3, 224, 224]
@@ -108,133 +213,13 @@ export function preprocessImage(image: DecodedImage, spec: ImagePreprocessing): 
   return imageTensor(transformImage(image, spec), spec)
 }
 
-/** Hugging Face's `resample` codes are Pillow's. */
-const filterOfCode: readonly ResampleFilter[] = ['nearest', 'lanczos', 'bilinear', 'bicubic', 'box', 'hamming']
-
-interface ProcessorDefaults {
-  readonly filter: ResampleFilter
-  /** What a bare number in `size` means, as old configurations write it. */
-  readonly bareSize: 'shortestEdge' | 'square'
-}
-const clipDefaults: ProcessorDefaults = { filter: 'bicubic', bareSize: 'shortestEdge' }
-const squareBilinear: ProcessorDefaults = { filter: 'bilinear', bareSize: 'square' }
-const squareBicubic: ProcessorDefaults = { filter: 'bicubic', bareSize: 'square' }
-const shortestBilinear: ProcessorDefaults = { filter: 'bilinear', bareSize: 'shortestEdge' }
-
-/** The processors whose class defaults we know, without the suffixes `ImageProcessor`, `FeatureExtractor`, `Fast`, `Pil`. */
-const processors: ReadonlyMap<string, ProcessorDefaults> = new Map([
-  ['CLIP', clipDefaults],
-  ['ChineseCLIP', clipDefaults],
-  ['Siglip', squareBicubic],
-  ['ViT', squareBilinear],
-  ['DeiT', squareBicubic],
-  ['Bit', clipDefaults],
-  ['MobileNetV1', shortestBilinear],
-  ['MobileNetV2', shortestBilinear],
-])
-
-const pair = z.object({ height: edge, width: edge })
-const preprocessorConfigSchema = z
-  .looseObject({
-    image_processor_type: z.string().optional(),
-    feature_extractor_type: z.string().optional(),
-    do_resize: z.boolean().nullish(),
-    size: z.union([edge, z.strictObject({ shortest_edge: edge }), z.strictObject({ height: edge, width: edge })]).nullish(),
-    resample: z.int().min(0).max(5).nullish(),
-    do_center_crop: z.boolean().nullish(),
-    crop_size: z.union([edge, pair]).nullish(),
-    do_rescale: z.boolean().nullish(),
-    rescale_factor: z.number().positive().nullish(),
-    do_normalize: z.boolean().nullish(),
-    image_mean: perChannel.nullish(),
-    image_std: perChannel.nullish(),
-    do_convert_rgb: z.boolean().nullish(),
-  })
-  .readonly()
-
-const understoodSteps = new Set(['do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_convert_rgb'])
-/** Settings that change pixels in ways we do not follow. */
-const unsupportedSettings = ['crop_pct', 'patch_size', 'max_pixels', 'min_pixels', 'image_grid_pinpoints']
-
 /**
- * Reads the contents of a Hugging Face `preprocessor_config.json` of the CLIP and ViT kind. What the file leaves out is the default of the
- * processor class that it names. A step that we do not know (any other `do_...: true`) is refused, never skipped.
- *
- * @throws {ModalignError} `PREPROCESSING_INVALID` (a field of the wrong type or missing), `PREPROCESSING_UNSUPPORTED` (a step or setting we do not follow).
+ * A colour as the processors fill with it: the mean of the training pixels, truncated to whole levels.
  *
  * @example
- * parsePreprocessorConfig({ image_processor_type: 'CLIPImageProcessor', size: { shortest_edge: 224 }, crop_size: { height: 224, width: 224 },
- *   do_resize: true, do_center_crop: true, do_rescale: true, do_normalize: true, image_mean: [0.5, 0.5, 0.5], image_std: [0.5, 0.5, 0.5] })
- * // { resize: { size: { shortestEdge: 224 }, filter: 'bicubic' }, centreCrop: ..., rescaleFactor: 1 / 255, normalize: ... }
+ * meanColour([0.5, 0.5, 0.5]) // [127, 127, 127]
  */
-export function parsePreprocessorConfig(json: unknown, file?: string): ImagePreprocessing {
-  const parsed = preprocessorConfigSchema.safeParse(json)
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]
-    throw new ModalignError({
-      code: 'PREPROCESSING_INVALID',
-      file,
-      field: `/${(issue?.path ?? []).join('/')}`,
-      got: issue?.message,
-      expected: 'the settings of an image processor, as Hugging Face writes preprocessor_config.json',
-    })
-  }
-  const config = parsed.data
-  for (const [key, value] of Object.entries(config)) {
-    const unknownStep = key.startsWith('do_') && value === true && !understoodSteps.has(key)
-    if (!unknownStep && !(unsupportedSettings.includes(key) && value !== null)) continue
-    throw new ModalignError({
-      code: 'PREPROCESSING_UNSUPPORTED',
-      file,
-      field: `/${key}`,
-      got: JSON.stringify(value),
-      expected: 'resizing, centre crop, rescaling and normalisation only',
-      hint: 'give the encoder an ImagePreprocessing object instead',
-    })
-  }
-  const missing = (field: string, expected: string): ModalignError =>
-    new ModalignError({ code: 'PREPROCESSING_INVALID', file, field: `/${field}`, got: 'nothing', expected })
-
-  const type = config.image_processor_type ?? config.feature_extractor_type
-  const defaults = processors.get((type ?? '').replace(/(ImageProcessor|FeatureExtractor)(Fast|Pil)?$/, ''))
-  const square = (size: z.infer<typeof pair> | number): { readonly height: number; readonly width: number } =>
-    typeof size === 'number' ? { height: size, width: size } : { height: size.height, width: size.width }
-
-  const readSize = (): NonNullable<ImagePreprocessing['resize']>['size'] => {
-    const size = config.size
-    if (size === null || size === undefined) throw missing('size', '{"shortest_edge": n} or {"height": n, "width": n}')
-    if (typeof size !== 'number') return 'shortest_edge' in size ? { shortestEdge: size.shortest_edge } : square(size)
-    if (defaults === undefined) {
-      throw new ModalignError({
-        code: 'PREPROCESSING_INVALID',
-        file,
-        field: '/size',
-        got: `${size}, whose meaning depends on the processor (${type ?? 'none named'})`,
-        expected: '{"shortest_edge": n} or {"height": n, "width": n}',
-      })
-    }
-    return defaults.bareSize === 'square' ? square(size) : { shortestEdge: size }
-  }
-  const readFilter = (): ResampleFilter => {
-    const filter = config.resample === null || config.resample === undefined ? defaults?.filter : filterOfCode[config.resample]
-    if (filter === undefined) throw missing('resample', "a filter, 0 to 5 (Pillow's codes)")
-    return filter
-  }
-  const readMean = (field: 'image_mean' | 'image_std'): readonly [number, number, number] => {
-    const values = config[field]
-    if (values === null || values === undefined) throw missing(field, 'three numbers, because do_normalize is on')
-    return values
-  }
-  if (config.do_center_crop === true && (config.crop_size === null || config.crop_size === undefined)) {
-    throw missing('crop_size', '{"height": n, "width": n}, because do_center_crop is on')
-  }
-  const normalize = config.do_normalize ?? (config.image_mean !== null && config.image_mean !== undefined)
-  return {
-    ...(config.do_resize !== false && { resize: { size: readSize(), filter: readFilter() } }),
-    ...(config.do_center_crop === true &&
-      config.crop_size !== null &&
-      config.crop_size !== undefined && { centreCrop: square(config.crop_size) }),
-    ...(config.do_rescale !== false && { rescaleFactor: config.rescale_factor ?? 1 / 255 }),
-    ...(normalize && { normalize: { mean: readMean('image_mean'), std: readMean('image_std') } }),
-  }
+export function meanColour(mean: readonly [number, number, number]): Colour {
+  const level = (value: number): number => Math.trunc(value * 255)
+  return [level(mean[0]), level(mean[1]), level(mean[2])]
 }
