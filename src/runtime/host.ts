@@ -2,6 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { abortError, unlessAborted } from './abort.ts'
+import { arrangeRows, type CarriedRow } from './carried-rows.ts'
 import { checkComplete, checkValues, oneOf, pointer } from './feeds.ts'
 import type { Device, PassedOver, RunOptions, Session, TensorDescription } from './session.ts'
 
@@ -9,8 +10,11 @@ import type { Device, PassedOver, RunOptions, Session, TensorDescription } from 
 export interface Backend {
   readonly inputs: readonly TensorDescription[]
   readonly outputs: readonly TensorDescription[]
-  /** `feeds` are complete and checked; `fetch` are names of outputs, at least one. The values are the caller's alone. */
-  run(feeds: NamedTensors, fetch: readonly string[]): Promise<NamedTensors>
+  /**
+   * `feeds` are complete and checked; `fetch` are names of outputs, at least one. The values are the caller's alone. Outputs in `into` are computed in the memory given
+   * there, if the back end can.
+   */
+  run(feeds: NamedTensors, fetch: readonly string[], into?: NamedTensors): Promise<NamedTensors>
   release(): Promise<void>
 }
 
@@ -29,7 +33,11 @@ export function hostSession(
 ): HostedSession {
   const { inputs, outputs } = backend
   const closing = new AbortController()
-  let carried: ReadonlyMap<string, TensorValue> = new Map()
+  const sets = new Map<string, NamedTensors>()
+  const keep = (set: string, values: NamedTensors): void => {
+    if (Object.keys(values).length === 0) sets.delete(set)
+    else sets.set(set, values)
+  }
   let tail: Promise<unknown> = Promise.resolve()
   let disposal: Promise<void> | undefined
 
@@ -42,7 +50,7 @@ export function hostSession(
   const closed = { signal: closing.signal, error: disposedError }
 
   const run = async (feeds: NamedTensors, options: HostRunOptions = {}): Promise<NamedTensors> => {
-    const { signal, aborted = () => signal?.aborted === true } = options
+    const { signal, aborted = () => signal?.aborted === true, carrySet = '', overwrite = false } = options
     if (closing.signal.aborted) throw disposedError()
     if (signal?.aborted) throw abortError(signal)
     const { carry, fetch, wanted } = planOutputs(options, inputs, outputs)
@@ -50,28 +58,32 @@ export function hostSession(
     const work = async () => {
       if (closing.signal.aborted) throw disposedError()
       if (aborted()) throw signal === undefined ? disposedError() : abortError(signal)
-      const complete = { ...Object.fromEntries(carried), ...feeds }
+      const carried = sets.get(carrySet)
+      const complete = { ...carried, ...feeds }
       checkComplete(complete, inputs)
-      if (carried.size > 0) checkValues(complete, inputs)
-      const values = await backend.run(complete, [...wanted])
-      if (carry.size > 0 && !aborted() && !closing.signal.aborted) {
-        const next = new Map(carried)
-        for (const [output, input] of carry) next.set(input, outputValue(values, output))
-        carried = next
-      }
+      if (carried !== undefined) checkValues(complete, inputs)
+      const values = await backend.run(complete, [...wanted], overwrite && carried !== undefined ? replaced(carry, carried) : undefined)
+      if (carry.size > 0 && !aborted() && !closing.signal.aborted)
+        keep(carrySet, { ...carried, ...Object.fromEntries([...carry].map(([output, input]) => [input, outputValue(values, output)])) })
       return Object.fromEntries(fetch.map((name) => [name, outputValue(values, name)]))
     }
     return unlessAborted(inTurn(work), signal === undefined ? [closed] : [closed, { signal, error: () => abortError(signal) }])
   }
 
-  const setCarried = async (values: NamedTensors): Promise<void> => {
+  const setCarried = async (values: NamedTensors, set = ''): Promise<void> => {
     if (closing.signal.aborted) throw disposedError()
     checkValues(values, inputs)
-    const next = new Map(Object.entries(values))
+    const next = { ...values }
     await unlessAborted(
-      inTurn(async () => {
-        carried = next
-      }),
+      inTurn(async () => keep(set, next)),
+      [closed],
+    )
+  }
+
+  const arrangeCarried = async (set: string, rows: readonly CarriedRow[], capacity: number): Promise<void> => {
+    if (closing.signal.aborted) throw disposedError()
+    await unlessAborted(
+      inTurn(async () => keep(set, arrangeRows(sets, set, rows, capacity))),
       [closed],
     )
   }
@@ -80,13 +92,13 @@ export function hostSession(
     disposal ??= (async () => {
       closing.abort()
       await tail
-      carried = new Map()
+      sets.clear()
       await backend.release()
     })()
     return disposal
   }
 
-  return { ...chosen, inputs, outputs, run, setCarried, dispose, [Symbol.asyncDispose]: dispose }
+  return { ...chosen, inputs, outputs, run, setCarried, arrangeCarried, dispose, [Symbol.asyncDispose]: dispose }
 }
 
 export function disposedError(): ModalignError {
@@ -150,6 +162,16 @@ export function planOutputs(
   const wanted = new Set([...fetch, ...carry.keys()])
   if (wanted.size === 0) throw new ModalignError({ code: 'RUNTIME_FETCH', field: '/fetch', got: 'no outputs', expected: 'at least one' })
   return { carry, fetch, wanted }
+}
+
+/** Output name -> the carried value that it replaces. */
+function replaced(carry: ReadonlyMap<string, string>, carried: NamedTensors): NamedTensors {
+  return Object.fromEntries(
+    [...carry].flatMap(([output, input]) => {
+      const value = carried[input]
+      return value === undefined ? [] : [[output, value]]
+    }),
+  )
 }
 
 function outputValue(values: NamedTensors, name: string): TensorValue {

@@ -46,7 +46,8 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
   const backend = await call(async () => ortBackend(await ort.InferenceSession.create(unshared(bytes), sessionOptions), ort.Tensor))
   return {
     ...backend,
-    run: (feeds, fetch) => call(() => backend.run(feeds, fetch)),
+    // Other devices compute in memory of their own.
+    run: (feeds, fetch, into) => call(() => backend.run(feeds, fetch, device === 'cpu' ? into : undefined)),
     release: () => call(() => backend.release()),
   }
 }

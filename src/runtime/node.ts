@@ -4,7 +4,15 @@ import { abortError } from './abort.ts'
 import { checkValues, dataArrays } from './feeds.ts'
 import { planOutputs } from './host.ts'
 import { connectWorker } from './rpc.ts'
-import { checkModelSource, type ModelSource, parseSessionOptions, type RunOptions, type Session, type SessionOptions } from './session.ts'
+import {
+  checkModelSource,
+  type ModelSource,
+  parseSessionOptions,
+  type RunOptions,
+  type Session,
+  type SessionOptions,
+  withoutUndefined,
+} from './session.ts'
 import type { SessionHandlers } from './session-worker.ts'
 
 const entry = new URL(import.meta.url.endsWith('.ts') ? './session-worker.ts' : './session-worker.js', import.meta.url)
@@ -37,7 +45,7 @@ export async function createSession(model: ModelSource, options: SessionOptions 
     const description = await worker.call('open', { model: copy, options: checked }, { transfer: copies.buffers })
     return {
       ...description,
-      async run(feeds: NamedTensors, { fetch, carry, signal }: RunOptions = {}): Promise<NamedTensors> {
+      async run(feeds: NamedTensors, { fetch, carry, carrySet, overwrite, signal }: RunOptions = {}): Promise<NamedTensors> {
         if (signal?.aborted) throw abortError(signal)
         // Here too, so that a mistake costs no copy. What is missing only the worker can tell: it has the carried values.
         planOutputs(
@@ -47,14 +55,15 @@ export async function createSession(model: ModelSource, options: SessionOptions 
         )
         checkValues(feeds, description.inputs)
         const copies = new Copies()
-        const request = { feeds: copies.ofTensors(feeds), ...(fetch !== undefined && { fetch }), ...(carry !== undefined && { carry }) }
+        const request = { feeds: copies.ofTensors(feeds), ...withoutUndefined({ fetch, carry, carrySet, overwrite }) }
         return worker.call('run', request, { transfer: copies.buffers, ...(signal !== undefined && { signal }) })
       },
-      async setCarried(values: NamedTensors): Promise<void> {
+      async setCarried(values: NamedTensors, set?: string): Promise<void> {
         checkValues(values, description.inputs)
         const copies = new Copies()
-        return worker.call('setCarried', copies.ofTensors(values), { transfer: copies.buffers })
+        return worker.call('setCarried', { values: copies.ofTensors(values), set }, { transfer: copies.buffers })
       },
+      arrangeCarried: (set, rows, capacity) => worker.call('arrangeCarried', { set, rows, capacity }),
       dispose: worker.dispose,
       [Symbol.asyncDispose]: worker.dispose,
     }

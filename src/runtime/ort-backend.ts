@@ -21,10 +21,12 @@ export async function ortBackend(session: InferenceSession, TensorClass: TensorC
     return {
       inputs,
       outputs,
-      async run(feeds, fetch) {
+      async run(feeds, fetch, into) {
         const tensors = Object.fromEntries(Object.entries(feeds).map(([name, value]) => [name, toOrt(value, TensorClass)]))
         try {
-          return fromOrtOutputs(await session.run(tensors, fetch))
+          if (into === undefined) return fromOrtOutputs(await session.run(tensors, fetch))
+          const places = Object.fromEntries(fetch.map((name) => [name, into[name] === undefined ? null : toOrt(into[name], TensorClass)]))
+          return { ...fromOrtOutputs(await session.run(tensors, places)), ...into }
         } catch (error) {
           throw runFailure(error)
         }

@@ -1,12 +1,19 @@
 /** The worker thread of one session: see node.ts. */
 import { unreachable } from '../errors.ts'
 import type { NamedTensors } from '../tensors.ts'
+import type { CarriedRow } from './carried-rows.ts'
 import type { HostedSession } from './host.ts'
 import { createLocalSession } from './local.ts'
 import { type CallContext, serve, transferring } from './rpc.ts'
 import type { ModelSource, RunOptions, Session, SessionOptions } from './session.ts'
 
 export type SessionDescription = Pick<Session, 'device' | 'passedOver' | 'inputs' | 'outputs'>
+
+interface ArrangeRequest {
+  readonly set: string
+  readonly rows: readonly CarriedRow[]
+  readonly capacity: number
+}
 
 let opened: HostedSession | undefined
 const session = () => opened ?? unreachable('a call before open')
@@ -18,14 +25,17 @@ const handlers = {
     return { device, passedOver, inputs, outputs }
   },
   async run(
-    { feeds, ...options }: { readonly feeds: NamedTensors } & Pick<RunOptions, 'fetch' | 'carry'>,
+    { feeds, ...options }: { readonly feeds: NamedTensors } & Pick<RunOptions, 'fetch' | 'carry' | 'carrySet' | 'overwrite'>,
     { signal, aborted }: CallContext,
   ) {
     const outputs = await session().run(feeds, { ...options, signal, aborted })
     return transferring(outputs, buffersOf(outputs))
   },
-  async setCarried(values: NamedTensors): Promise<void> {
-    await session().setCarried(values)
+  async setCarried({ values, set }: { readonly values: NamedTensors; readonly set: string | undefined }): Promise<void> {
+    await session().setCarried(values, set)
+  },
+  async arrangeCarried({ set, rows, capacity }: ArrangeRequest): Promise<void> {
+    await session().arrangeCarried(set, rows, capacity)
   },
 }
 export type SessionHandlers = typeof handlers

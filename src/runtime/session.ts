@@ -2,6 +2,7 @@
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import type { DataType, NamedTensors } from '../tensors.ts'
+import type { CarriedRow } from './carried-rows.ts'
 
 export const devices = ['cpu', 'cuda', 'directml', 'coreml', 'webgpu', 'wasm'] as const
 
@@ -70,6 +71,13 @@ export interface RunOptions {
    * are not returned. A value stays until it is replaced; a feed of the same name wins over it for one run.
    */
   readonly carry?: Readonly<Record<string, string>>
+  /** Which set of carried values the run reads and replaces. Sets know nothing of each other. Default `''`. */
+  readonly carrySet?: string
+  /**
+   * Carried outputs are computed in the memory of the values that they replace, where the device can (the CPU): nothing is allocated or copied. Only for operators that allow it
+   * and keep the shape, such as GroupQueryAttention with a cache that has room.
+   */
+  readonly overwrite?: boolean
 }
 
 /** A loaded model. Runs queue: one at a time, in the order of the calls. */
@@ -85,8 +93,15 @@ export interface Session extends AsyncDisposable {
    *   `RUNTIME_FEED_DATA`, `RUNTIME_FETCH`, `RUNTIME_CARRY`, `RUNTIME_RUN_FAILED`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_DISPOSED`, `RUNTIME_WORKER_DIED`
    */
   run(feeds: NamedTensors, options?: RunOptions): Promise<NamedTensors>
-  /** Replaces all carried values, in turn with the runs: names are inputs. `{}` clears them. */
-  setCarried(values: NamedTensors): Promise<void>
+  /** Replaces all carried values of a set, in turn with the runs: names are inputs. `{}` clears them. */
+  setCarried(values: NamedTensors, set?: string): Promise<void>
+  /**
+   * Makes a set out of rows of carried values, in turn with the runs; the values are [batch, heads, places, channels], and the new ones have `capacity` places. No rows
+   * clear the set.
+   *
+   * @throws {ModalignError} `RUNTIME_CARRIED_ROWS`
+   */
+  arrangeCarried(set: string, rows: readonly CarriedRow[], capacity: number): Promise<void>
   /** Frees the model once a native run under way has ended; calls not yet answered reject with `RUNTIME_DISPOSED`. Further calls do nothing. */
   dispose(): Promise<void>
 }
