@@ -24,7 +24,6 @@ const allowedImports: Readonly<Record<string, string>> = {
 const allowedWrites: Readonly<Record<string, string>> = {
   'src/runtime/profile.ts: mkdtemp, rm': 'ONNX Runtime writes the profile itself, into a folder made for it',
   'src/training/checkpoint.ts: rm': 'removes checkpoints that a newer one has replaced',
-  'src/training/tune.ts: rm': 'removes the rows of a run that never reached a checkpoint',
   'src/cli/commands/demo.ts: mkdtemp': 'the demo works in a folder of its own',
 }
 

@@ -13,7 +13,7 @@ import { type LanguageModel, loadLanguageModel } from '../src/llm/language-model
 import type { Encoder } from '../src/model/contracts.ts'
 import { compose, type MultimodalModel } from '../src/model/multimodal-model.ts'
 import { loadModel } from '../src/model/saved-model.ts'
-import type { RunEvent, StepMetrics } from '../src/training/run-log.ts'
+import { type RunEvent, readRunLog, type StepMetrics } from '../src/training/run-log.ts'
 import { type TuneOptions, type TuneSummary, tune } from '../src/training/tune.ts'
 import { openEncoder, records, writeDataset, writeLanguageModel } from './tune-tiny-pair.ts'
 
@@ -184,6 +184,68 @@ describe('a run', () => {
   })
 })
 
+describe('evaluation', () => {
+  const prompts = [{ text: 'What colour is this?', image: '' }, 'What colour?']
+  const evaluated = (): Partial<TuneOptions> => ({
+    evaluation: llava(dataset),
+    evaluateEvery: 2,
+    prompts: prompts.map((one) => (typeof one === 'string' ? one : { ...one, image: join(root, 'data', 'red.png') })),
+    promptTokens: 6,
+  })
+
+  test('says how the run does on held-out data, and changes nothing of it', async () => {
+    const { folder, rows } = await run(evaluated())
+    expect(rows.map(({ evaluation }) => evaluation !== undefined)).toEqual([false, true, false, true, false, true])
+    expect(rows.map(({ answers }) => answers?.length)).toEqual([undefined, 2, undefined, 2, undefined, 2])
+    expect(await loggedRows(folder)).toEqual(rows.map(({ seconds: _, ...row }) => row))
+    const logged: StepMetrics[] = []
+    for await (const row of readRunLog(join(folder, 'metrics.jsonl'))) logged.push(row)
+    expect(logged).toEqual(rows)
+    expect(rows.map(({ seconds: _, evaluation: __, answers: ___, ...row }) => row)).toEqual(await loggedRows(whole.folder))
+    expect((await projectorOf(folder)).equals(await projectorOf(whole.folder))).toBe(true)
+    expect((await readdir(folder)).sort()).toEqual(['checkpoints', 'metrics.jsonl', 'model'])
+    const losses = rows.flatMap(({ evaluation }) => evaluation?.loss ?? [])
+    expect(losses[2]).toBeLessThan((losses[0] ?? 0) * 0.95)
+    // The last answers are those of the model that the run leaves.
+    const captions = await model.caption(['red.png'], { root: join(root, 'data'), prompt: 'What colour is this?', maxNewTokens: 6 })
+    expect(rows.at(-1)?.answers?.[0]).toEqual({ prompt: 'What colour is this?', answer: captions[0] })
+  })
+
+  test('is the loss that training on the same samples begins with', async () => {
+    const all = { epochs: 1, batchSize: 7, accumulation: 1, learningRate: 1e-12, checkpointEvery: 0 }
+    const { rows } = await run({ ...all, evaluation: llava(dataset) })
+    expect(rows[0]?.evaluation?.loss).toBeCloseTo(rows[0]?.loss ?? 0, 5)
+    expect(rows[0]?.evaluation?.supervisedTokens).toBe(rows[0]?.supervisedTokens)
+    const few = await run({ ...all, evaluation: llava(dataset), evaluationSamples: 3 })
+    expect(few.rows[0]?.evaluation?.supervisedTokens).toBeLessThan((rows[0]?.supervisedTokens ?? 0) / 2)
+  })
+
+  // Eleven more openings of sessions: with the long tests.
+  test.runIf(process.env.MODALIGN_LONG === '1')('goes on after an interruption as if there had been none', async () => {
+    const undisturbed = await run(evaluated())
+    const { folder } = await run({ ...evaluated(), stopAfter: 3 })
+    await run({ ...evaluated(), output: folder, resume: true })
+    await expectSameRun(folder, undisturbed.folder)
+  })
+
+  test('leaves a held-out record out whose picture cannot be read, or fails with it', async () => {
+    const file = join(root, 'data', 'held-out.json')
+    await writeFile(file, JSON.stringify([...records.slice(0, 2), { ...records[2], image: 'missing.png' }]))
+    const reported: string[] = []
+    const { summary, rows } = await run({
+      evaluation: llava(file),
+      maxSteps: 2,
+      evaluateEvery: 1,
+      onBad: 'skip',
+      onBadRecord: ({ details }) => reported.push(`${details.file} ${details.record}`),
+    })
+    expect(reported).toEqual([`${file} 2`])
+    expect(summary.badRecords).toBe(1)
+    expect(rows.map(({ evaluation }) => evaluation !== undefined)).toEqual([true, true])
+    expect(await failure({ evaluation: llava(file) })).toMatchObject({ details: { file, record: 2 } })
+  })
+})
+
 describe('an interrupted run', () => {
   test.each([2, 5])('goes on after %d updates as if it had not been', async (stopAfter) => {
     const { folder, rows, summary } = await run({ stopAfter })
@@ -216,6 +278,8 @@ describe('an interrupted run', () => {
     expect(await readFile(join(folder, 'metrics.jsonl'), 'utf8')).toBe(rows)
     await run({ output: folder, resume: true })
     await expectSameRun(folder, whole.folder)
+    // What the killed start had logged is still there.
+    expect(await readFile(join(folder, 'metrics.1.jsonl'), 'utf8')).toBe(rows)
   })
 
   test('with a damaged newest checkpoint goes on from the one before', async () => {

@@ -34,23 +34,29 @@ export async function openRecordStore(path: string, { fs = nodeFs }: { readonly 
   await failing(file.truncate(0))
   const reader = await failing(open(path, 'r'))
   const ends = new Offsets()
-  /** What is not on disk yet; it begins at `written`. */
+  /** What no write has taken yet; it begins at `taken`. */
   let pending: Uint8Array[] = []
   let pendingBytes = 0
-  let written = 0
+  let taken = 0
+  let writing: Promise<void> = Promise.resolve()
   let closed = false
 
-  const flush = async (): Promise<void> => {
-    if (pendingBytes === 0) return
-    const block = Buffer.concat(pending, pendingBytes)
-    pending = []
-    pendingBytes = 0
-    await failing(file.write(block, written))
-    written += block.length
+  /** Everything appended so far is in the file when this ends, whoever wrote it. */
+  const flush = (): Promise<void> => {
+    if (pendingBytes > 0) {
+      const block = Buffer.concat(pending, pendingBytes)
+      const start = taken
+      taken += block.length
+      pending = []
+      pendingBytes = 0
+      writing = writing.then(() => failing(file.write(block, start)))
+    }
+    return writing
   }
   const dispose = async (): Promise<void> => {
     if (closed) return
     closed = true
+    await writing.catch(() => undefined)
     await Promise.all([file.close(), reader.close()])
     await fs.unlink(path).catch((error: unknown) => {
       // Gone already: somebody tidied up.
@@ -64,7 +70,7 @@ export async function openRecordStore(path: string, { fs = nodeFs }: { readonly 
     async append(record) {
       pending.push(record.slice())
       pendingBytes += record.length
-      ends.push(written + pendingBytes)
+      ends.push(taken + pendingBytes)
       if (pendingBytes >= blockBytes) await flush()
     },
     async read(index) {

@@ -5,7 +5,7 @@ import { featureStatistics, initialValues } from '../graph/initial-values.ts'
 import { reshape } from '../graph/operators/reshape.ts'
 import type { Parameter, Trainables } from '../graph/parameters.ts'
 import { dimAt } from '../graph/tensor.ts'
-import type { GenerationOptions } from '../llm/generation.ts'
+import type { GenerationOptions, GenerationRequest } from '../llm/generation.ts'
 import type { LanguageModel } from '../llm/language-model.ts'
 import { lower } from '../onnx/lower.ts'
 import { createSession } from '../runtime/node.ts'
@@ -159,6 +159,21 @@ export class MultimodalModel implements AsyncDisposable {
     })
   }
 
+  /** Conversations that the model is to continue, with their media's embeddings: what a language model's `generate` takes. */
+  async requests(conversations: readonly (readonly Turn[])[], { root, signal }: ReadOptions = {}): Promise<readonly GenerationRequest[]> {
+    const prompts = conversations.map((turns) => this.prompt(turns))
+    const sources = prompts.flatMap(({ media }) => media.map(({ part }) => part.source))
+    if (sources.length === 0) return prompts.map(({ ids }) => ({ ids }))
+    const embeddings = await this.project(await this.encode(sources, { root, signal }), signal)
+    const each = embeddings.length / sources.length
+    let used = 0
+    return prompts.map(({ ids, media }) => {
+      const start = used
+      used += media.length * each
+      return { ids, media: embeddings.subarray(start, used) }
+    })
+  }
+
   /**
    * Continues a conversation: the answer's text as it comes, never cut inside a character.
    *
@@ -167,20 +182,9 @@ export class MultimodalModel implements AsyncDisposable {
    * for await (const text of model.chat([{ role: 'user', content: [{ type: 'image', source: 'cat.jpg' }, { type: 'text', text: 'What is this?' }] }])) process.stdout.write(text)
    */
   async *chat(turns: readonly Turn[], { root, signal, ...options }: ChatOptions = {}): AsyncGenerator<string> {
-    const { ids, media } = this.prompt(turns)
-    const embeddings =
-      media.length === 0
-        ? undefined
-        : await this.project(
-            await this.encode(
-              media.map(({ part }) => part.source),
-              { root, signal },
-            ),
-            signal,
-          )
+    const requests = await this.requests([turns], { root, signal })
     const decoder = this.llm.tokenizer.streamDecoder({ skipSpecialTokens: true })
-    const request = { ids, ...(embeddings === undefined ? {} : { media: embeddings }) }
-    for await (const event of this.llm.generate([request], { ...options, ...(signal === undefined ? {} : { signal }) })) {
+    for await (const event of this.llm.generate(requests, { ...options, ...(signal === undefined ? {} : { signal }) })) {
       const text = event.type === 'token' ? decoder.push(event.id) : decoder.end()
       if (text !== '') yield text
     }

@@ -39,6 +39,8 @@ export interface CollateOptions {
   readonly headChunks: number
   /** Lengths are padded to a multiple of this, so that few different shapes occur. Default 16. */
   readonly lengthMultiple?: number
+  /** Places at every sample's front that a soft prompt fills. Default 0. */
+  readonly softPrompt?: number
 }
 
 /**
@@ -47,8 +49,9 @@ export interface CollateOptions {
  * @example
  * const { feeds, weight } = collate([{ ...labelSpans(sample, options), features: [] }], { media: [], headChunks: 4 })
  */
-export function collate(items: readonly BatchItem[], { media, headChunks, lengthMultiple = 16 }: CollateOptions): Batch {
-  if (items.length === 0) throw new ModalignError({ code: 'BATCH_EMPTY', got: 'no samples', expected: 'at least one' })
+export function collate(samples: readonly BatchItem[], { media, headChunks, lengthMultiple = 16, softPrompt = 0 }: CollateOptions): Batch {
+  if (samples.length === 0) throw new ModalignError({ code: 'BATCH_EMPTY', got: 'no samples', expected: 'at least one' })
+  const items = softPrompt === 0 ? samples : samples.map((sample) => afterPlaces(sample, softPrompt))
   const tokens = roundUp(Math.max(...items.map(({ ids }) => ids.length)), lengthMultiple)
   const ids = new BigInt64Array(items.length * tokens)
   const rows: number[] = []
@@ -79,11 +82,27 @@ export function collate(items: readonly BatchItem[], { media, headChunks, length
       [stepInputs.labels]: int64Tensor(padded(labels, fill), [headChunks, perChunk]),
       [stepInputs.rowWeights]: { dtype: 'float32', dims: [headChunks, perChunk], data: Float32Array.from(padded(weights, fill)) },
       ...Object.fromEntries(media.flatMap((shape) => mediaFeeds(items, shape))),
+      ...(softPrompt > 0 && { [stepInputs.softPromptRows]: frontRows(items.length, softPrompt) }),
     },
     weight: weights.reduce((sum, weight) => sum + weight, 0),
     tokens: items.reduce((sum, item) => sum + item.ids.length, 0),
     targets: labels.length,
   }
+}
+
+/** The sample with so many places before it, which predict nothing. */
+function afterPlaces(sample: BatchItem, places: number): BatchItem {
+  const ids = new Int32Array(places + sample.ids.length).fill(-1)
+  ids.set(sample.ids, places)
+  const weights = new Float32Array(places + sample.weights.length)
+  weights.set(sample.weights, places)
+  return { ...sample, ids, weights, media: sample.media.map((span) => ({ ...span, start: span.start + places })) }
+}
+
+/** int64 [rows, places, 2]: the first places of every row. */
+function frontRows(rows: number, places: number): TensorValue {
+  const values = Array.from({ length: rows * places }, (_, index) => [Math.floor(index / places), index % places])
+  return int64Tensor(values.flat(), [rows, places, 2])
 }
 
 function mediaFeeds(

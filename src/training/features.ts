@@ -1,4 +1,5 @@
 /** Frozen features, computed once for each medium and kept while there is room. */
+import { createHash } from 'node:crypto'
 import { ModalignError, unreachable } from '../errors.ts'
 import type { MediaSource } from '../model/contracts.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
@@ -15,9 +16,9 @@ export class FeatureMemory {
   readonly #model: MultimodalModel
   readonly #options: ReadOptions
   readonly #maxBytes: number
-  readonly #known = new Map<MediaSource, Float32Array>()
+  readonly #known = new Map<string, Float32Array>()
   /** Why a source has no features: it is not read again. */
-  readonly #unusable = new Map<MediaSource, ModalignError>()
+  readonly #unusable = new Map<string, ModalignError>()
   #bytes = 0
 
   constructor(model: MultimodalModel, { maxBytes = 2 ** 31, ...options }: FeatureMemoryOptions = {}) {
@@ -41,14 +42,19 @@ export class FeatureMemory {
 
   /** As `of`, but with the error of each source that cannot be used in its place. @throws what encoding throws */
   async orErrors(sources: readonly MediaSource[]): Promise<readonly (Float32Array | ModalignError)[]> {
-    const missing = [...new Set(sources.filter((source) => !this.#known.has(source) && !this.#unusable.has(source)))]
-    const decoded = await Promise.all(missing.map(async (source) => ({ source, input: await this.#inputOf(source) })))
-    const usable: { readonly source: MediaSource; readonly input: NamedTensors }[] = []
-    for (const { source, input } of decoded) {
-      if (input instanceof ModalignError) this.#unusable.set(source, input)
-      else usable.push({ source, input })
+    const keys = sources.map(keyOf)
+    const missing = new Map<string, MediaSource>()
+    for (const [index, source] of sources.entries()) {
+      const key = keys[index] ?? ''
+      if (!this.#known.has(key) && !this.#unusable.has(key)) missing.set(key, source)
     }
-    const fresh = new Map<MediaSource, Float32Array>()
+    const decoded = await Promise.all([...missing].map(async ([key, source]) => ({ key, input: await this.#inputOf(source) })))
+    const usable: { readonly key: string; readonly input: NamedTensors }[] = []
+    for (const { key, input } of decoded) {
+      if (input instanceof ModalignError) this.#unusable.set(key, input)
+      else usable.push({ key, input })
+    }
+    const fresh = new Map<string, Float32Array>()
     if (usable.length > 0) {
       const { signal } = this.#options
       const { tokens, width, data } = await this.#model.image.encoder.encode(
@@ -56,19 +62,17 @@ export class FeatureMemory {
         signal === undefined ? {} : { signal },
       )
       const each = tokens * width
-      for (const [index, { source }] of usable.entries()) {
+      for (const [index, { key }] of usable.entries()) {
         // A copy of its own, so that the batch's buffer can go.
         const features = data.slice(index * each, (index + 1) * each)
-        fresh.set(source, features)
+        fresh.set(key, features)
         if (this.#bytes + features.byteLength <= this.#maxBytes) {
-          this.#known.set(source, features)
+          this.#known.set(key, features)
           this.#bytes += features.byteLength
         }
       }
     }
-    return sources.map(
-      (source) => this.#known.get(source) ?? fresh.get(source) ?? this.#unusable.get(source) ?? unreachable('a source was forgotten'),
-    )
+    return keys.map((key) => this.#known.get(key) ?? fresh.get(key) ?? this.#unusable.get(key) ?? unreachable('a source was forgotten'))
   }
 
   async #inputOf(source: MediaSource): Promise<NamedTensors | ModalignError> {
@@ -80,4 +84,9 @@ export class FeatureMemory {
       throw error
     }
   }
+}
+
+/** Samples that are read again bring their bytes anew: those are told by what they hold. */
+function keyOf(source: MediaSource): string {
+  return typeof source === 'string' ? `path ${source}` : `bytes ${createHash('sha256').update(source).digest('hex')}`
 }

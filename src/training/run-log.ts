@@ -25,6 +25,12 @@ export interface StepMetrics {
   readonly seconds: number
   /** Figures of an evaluation made after this step. */
   readonly evaluation?: Readonly<Record<string, number>>
+  /** Answers to the run's prompts after this step. */
+  readonly answers?: readonly PromptAnswer[]
+}
+export interface PromptAnswer {
+  readonly prompt: string
+  readonly answer: string
 }
 
 export type RunEvent =
@@ -117,7 +123,7 @@ async function checkKept(source: ByteSource, path: string, keepBytes: number): P
   return keepBytes
 }
 
-function checkFinite({ evaluation, ...metrics }: StepMetrics): void {
+function checkFinite({ evaluation, answers: _, ...metrics }: StepMetrics): void {
   for (const [name, value] of [...Object.entries(metrics), ...Object.entries(evaluation ?? {})]) {
     if (Number.isFinite(value)) continue
     const hint = 'the run cannot go on from here: resume from the last checkpoint with a lower learning rate'
@@ -149,8 +155,9 @@ export async function* readRunLog(path: string): AsyncGenerator<StepMetrics, voi
       const found = row[name]
       return typeof found === 'number' ? found : fail(`/${name}`, 'a number')
     }
-    const { evaluation } = row
+    const { evaluation, answers } = row
     if (evaluation !== undefined && !isNumbers(evaluation)) return fail('/evaluation', 'an object of numbers')
+    if (answers !== undefined && !isAnswers(answers)) return fail('/answers', 'a list of prompts and answers')
     yield {
       step: number('step'),
       epoch: number('epoch'),
@@ -161,6 +168,7 @@ export async function* readRunLog(path: string): AsyncGenerator<StepMetrics, voi
       tokens: number('tokens'),
       seconds: number('seconds'),
       ...(evaluation !== undefined && { evaluation }),
+      ...(answers !== undefined && { answers }),
     }
   }
 }
@@ -171,4 +179,11 @@ function isObject(value: JsonValue): value is JsonObject {
 
 function isNumbers(value: JsonValue): value is Readonly<Record<string, number>> {
   return isObject(value) && Object.values(value).every((item) => typeof item === 'number')
+}
+
+function isAnswers(value: JsonValue): value is readonly (JsonObject & PromptAnswer)[] {
+  return (
+    Array.isArray(value) &&
+    value.every((item: JsonValue) => isObject(item) && typeof item.prompt === 'string' && typeof item.answer === 'string')
+  )
 }

@@ -2,9 +2,12 @@
 import { linearCrossEntropy } from '../graph/composites/cross-entropy.ts'
 import { size } from '../graph/dim.ts'
 import { gradients } from '../graph/gradients.ts'
+import { expand } from '../graph/operators/expand.ts'
 import { gatherNd } from '../graph/operators/gather-nd.ts'
+import { unsqueeze } from '../graph/operators/unsqueeze.ts'
 import type { Parameter } from '../graph/parameters.ts'
-import { input, type Tensor } from '../graph/tensor.ts'
+import { dimAt, input, type Tensor } from '../graph/tensor.ts'
+import { dropoutInput } from '../llm/adapters/dropout.ts'
 import type { Decoder } from '../llm/decoder.ts'
 import { type MediaPath, mediaRows, project, splice } from '../model/splice.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
@@ -43,9 +46,14 @@ export const stepInputs = {
   labels: 'supervised.labels',
   /** float32 [headChunks, rows]; 0 for rows that only fill up. */
   rowWeights: 'supervised.weights',
+  /** int64 [samples, promptTokens, 2], language models with a soft prompt only: batch row and position of each of its places. */
+  softPromptRows: 'prompt.rows',
 } as const
 
-/** Outputs `loss` (weighted sum over supervised rows, not a mean: see the accumulation window), `losses` [headChunks, rows], and the gradients of `loss`. */
+/**
+ * Outputs `loss` (weighted sum over supervised rows, not a mean: see the accumulation window), `losses` [headChunks, rows], and the gradients of `loss`. What of the language
+ * model is trained joins the projectors' parameters; with dropout, a graph that gives gradients takes `dropoutFeeds` too.
+ */
 export function stepGraph({
   decoder,
   media,
@@ -63,16 +71,22 @@ export function stepGraph({
   const rowWeights = input(stepInputs.rowWeights, 'float32', [headChunks, rows])
 
   const projected = media.map((path) => project(path, decoder.hiddenSize))
-  const spliced = splice(
-    decoder.embed(ids),
-    projected.map((one) => ({ embeddings: one.embeddings, rows: mediaRows(one) })),
-  )
-  const { hidden } = decoder.decode(spliced, segments === undefined ? { positions } : { positions, segments })
+  const { trained } = decoder
+  const spliced = splice(decoder.embed(ids), [
+    ...projected.map((one) => ({ embeddings: one.embeddings, rows: mediaRows(one) })),
+    ...(trained?.softPrompt === undefined ? [] : [softPromptPlaces(trained.softPrompt)]),
+  ])
+  const dropout = wanted && trained?.dropout !== undefined ? dropoutInput([batch, tokens, trained.dropout.width]) : undefined
+  const { hidden } = decoder.decode(spliced, {
+    positions,
+    ...(segments !== undefined && { segments }),
+    ...(dropout !== undefined && { dropout }),
+  })
   const { sum, losses } = linearCrossEntropy(gatherNd(hidden, supervisedRows), decoder.head, labels, rowWeights, {
     softcap: decoder.logitSoftcap,
   })
 
-  const parameters = [...projected.flatMap(({ scope }) => scope.parameters), ...trainables]
+  const parameters = [...projected.flatMap(({ scope }) => scope.parameters), ...(trained?.parameters ?? []), ...trainables]
   const derivatives: readonly Tensor[] = wanted
     ? gradients(
         sum,
@@ -85,6 +99,16 @@ export function stepGraph({
     ...derivatives.map((gradient, index) => [gradientName(parameters[index]), gradient] as const),
   ])
   return { model: lower({ outputs, inputs: [ids, positions] }), parameters, headChunks }
+}
+
+/** The soft prompt's rows [tokens, hiddenSize], once for each sample. */
+function softPromptPlaces(softPrompt: Tensor): { readonly embeddings: Tensor; readonly rows: Tensor } {
+  const [places, width] = [dimAt(softPrompt.shape, 0), dimAt(softPrompt.shape, 1)]
+  const samples = size('samples')
+  return {
+    embeddings: expand(unsqueeze(softPrompt, [0]), [samples, places, width]),
+    rows: input(stepInputs.softPromptRows, 'int64', [samples, places, 2]),
+  }
 }
 
 export function gradientName(parameter: Pick<Parameter, 'name'> | undefined): string {

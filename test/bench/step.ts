@@ -9,15 +9,17 @@ import { mlp } from '../../projectors/mlp.ts'
 import { initialValues } from '../../src/graph/initial-values.ts'
 import { matmul } from '../../src/graph/operators/matmul.ts'
 import { reduceMax } from '../../src/graph/operators/reduce-max.ts'
+import type { Trainables } from '../../src/graph/parameters.ts'
 import { constant, input } from '../../src/graph/tensor.ts'
 import { generateTokens } from '../../src/llm/generation.ts'
 import { generationGraph } from '../../src/llm/generation-graph.ts'
+import type { MediaPath } from '../../src/model/splice.ts'
 import { imageGrid } from '../../src/model/token-grid.ts'
 import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
 import { createLocalSession } from '../../src/runtime/local.ts'
 import { createSession } from '../../src/runtime/node.ts'
 import type { ModelSource } from '../../src/runtime/session.ts'
-import { float32Tensor } from '../../src/tensors.ts'
+import { float32Tensor, type NamedTensors } from '../../src/tensors.ts'
 import { type BatchItem, collate } from '../../src/training/batch.ts'
 import { stepGraph } from '../../src/training/step-graph.ts'
 import { openTrainer } from '../../src/training/worker-trainer.ts'
@@ -38,7 +40,7 @@ export interface StepFigures {
   readonly peakGflops: number
   readonly ratioToPeak: number
   readonly peakRssGB: number | undefined
-  /** Memory beside the step's peak that a sample and an evaluation in the middle of a run add, by Pss. */
+  /** What a sample and an evaluation in the middle of a run add to the memory of the steps, by Pss: their highest over the steps', less 1. */
   readonly sampleMemoryRatio: number | undefined
   readonly loss: number
 }
@@ -47,9 +49,10 @@ export async function benchStep({ steps = 5 }: { readonly steps?: number } = {})
   const folder = await mkdtemp(join(tmpdir(), 'modalign-bench-'))
   try {
     const decoder = await randomSmollm2(folder)
+    const media: readonly MediaPath[] = [{ modality: 'image', projector: mlp({ depth: 2 }), grid: imageGrid(8, 8), width: featureWidth }]
     const graph = stepGraph({
       decoder,
-      media: [{ modality: 'image', projector: mlp({ depth: 2 }), grid: imageGrid(8, 8), width: featureWidth }],
+      media,
       headChunks,
     })
     const { feeds, weight } = collate(
@@ -77,18 +80,13 @@ export async function benchStep({ steps = 5 }: { readonly steps?: number } = {})
       if (step > 0) seconds.push((performance.now() - started) / 1000)
     }
     const [rss, pss] = [peakRssGB(), pssGB()]
-    await trainer.loss(feeds)
-    await using session = await createSession(sourceOf(generationGraph(decoder)), {
-      device: 'cpu',
-      memoryPattern: false,
-      prepacking: false,
+    const pssAfter = await highestPss(async () => {
+      // As `tune` does between two steps.
+      await trainer.suspend()
+      const { parameters } = await trainer.snapshot()
+      await evaluate(decoder, media, { ...feeds, ...parameterFeeds(parameters) })
+      await sample(decoder)
     })
-    for await (const _ of generateTokens({ session, decoder }, [{ ids: Array.from({ length: 32 }, (_, id) => id + 5) }], {
-      maxNewTokens: 8,
-      stopTokenIds: [],
-      draw: () => 0,
-    }));
-    const pssAfter = pssGB()
     const peak = Math.max(peakBefore, await peakMatMul())
     const best = Math.min(...seconds)
     const gflops = stepFlops() / best / 1e9
@@ -105,6 +103,37 @@ export async function benchStep({ steps = 5 }: { readonly steps?: number } = {})
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+}
+
+/** The loss without gradients, in a session that maps the weights. */
+async function evaluate(decoder: Decoder, media: readonly MediaPath[], feeds: NamedTensors): Promise<void> {
+  const { model } = stepGraph({ decoder, media, headChunks, gradients: false })
+  await using session = await createSession(sourceOf(model), { device: 'cpu', memoryPattern: false, prepacking: false })
+  await session.run(feeds, { fetch: ['loss'] })
+}
+
+async function sample(decoder: Decoder): Promise<void> {
+  await using generator = createGenerator({ decoder, stopTokenIds: [], defaults: {} }, { device: 'cpu', prepacking: false })
+  for await (const _ of generator.generate([{ ids: Array.from({ length: 32 }, (_, id) => id + 5) }], { maxNewTokens: 8 }));
+}
+
+/** The most memory that is in use while the work goes on, looked at ten times a second. */
+async function highestPss(work: () => Promise<void>): Promise<number | undefined> {
+  let highest = pssGB()
+  const timer = setInterval(() => {
+    const now = pssGB()
+    if (now !== undefined) highest = Math.max(highest ?? 0, now)
+  }, 100)
+  try {
+    await work()
+  } finally {
+    clearInterval(timer)
+  }
+  return highest
+}
+
+function parameterFeeds(parameters: Trainables): NamedTensors {
+  return Object.fromEntries(Object.entries(parameters).map(([name, { dims, data }]) => [name, float32Tensor(data, dims)]))
 }
 
 /** 2MNK over the products of one step: forward, and backward down to the projector's weights. */

@@ -2,15 +2,14 @@ import { stat } from 'node:fs/promises'
 import { dirname, join, parse, resolve } from 'node:path'
 import { z } from 'zod'
 import { validateDataset } from '../../../datasets/index.ts'
-import { type ErrorData, ModalignError, renderError } from '../../errors.ts'
+import { type ErrorData, excerpt, ModalignError, renderError } from '../../errors.ts'
 import { errnoOf, fileError } from '../../io/file-error.ts'
 import { loadLanguageModel } from '../../llm/language-model.ts'
 import type { DatasetSource, SampleOptions } from '../../model/contracts.ts'
 import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
-import { createSession } from '../../runtime/node.ts'
-import { probeModel } from '../../runtime/probe.ts'
-import { type DeviceRequest, type PassedOver, withoutUndefined } from '../../runtime/session.ts'
+import { withoutUndefined } from '../../runtime/session.ts'
 import { elementCount } from '../../tensors.ts'
+import { samplePromptSchema } from '../../training/evaluation.ts'
 import { writeLossCurve } from '../../training/loss-curve-files.ts'
 import { durationText } from '../../training/progress.ts'
 import { type Progress, showProgress } from '../../training/progress-writer.ts'
@@ -24,6 +23,7 @@ import { datasetHelp, datasetSettings, openDataset } from '../dataset-settings.t
 import { exitCodes } from '../exit-codes.ts'
 import { type Interrupts, listenForInterrupts } from '../interrupts.ts'
 import { closeModel } from '../model-source.ts'
+import { isRecord } from '../run-file.ts'
 import { countText } from '../table.ts'
 import type { Terminal } from '../terminal.ts'
 
@@ -33,6 +33,8 @@ const settings = z.strictObject({
   data: z.strictObject(datasetSettings),
   output: pathSchema,
   ...tuneOptionsSchema.shape,
+  evaluation: z.strictObject(datasetSettings).optional(),
+  prompts: z.array(samplePromptSchema.meta({ resolve: resolvedPrompt })).optional(),
 })
 type Settings = z.output<typeof settings>
 
@@ -51,11 +53,22 @@ const tuningHelp = {
   maxLength: 'longest sample in tokens; default: what the language model can hold',
   overflow: 'longer samples: error (default) or truncate',
   onBad: 'bad records: fail (default) before anything is loaded, or skip, which counts and reports each',
+  evaluateEvery: 'updates between evaluations on the held-out data and prompts; 0: only at the end; default 500',
+  evaluationSamples: 'held-out samples to evaluate on at most; default all',
+  prompts: 'a question to answer at each evaluation: a text, or {text: ..., image: FILE}',
+  promptTokens: 'longest answer to them, in tokens; default 64',
   checkpointEvery: 'updates between checkpoints; 0: only the final model; default 500',
   resume: 'go on from the newest checkpoint in the output folder',
   device: 'where training runs; default auto',
   threads: 'threads on the CPU',
 } as const satisfies Record<keyof typeof tuneOptionsSchema.shape, string>
+
+function resolvedPrompt(value: unknown, folder: string): unknown {
+  if (!isRecord(value)) return value
+  const { image } = value
+  const absolute = (path: unknown): unknown => (typeof path === 'string' ? resolve(folder, path) : path)
+  return { ...value, ...(image !== undefined && { image: Array.isArray(image) ? image.map(absolute) : absolute(image) }) }
+}
 
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 
@@ -68,6 +81,9 @@ export const tuneCommand = defineCommand({
     'data-path': 'a JSON or JSONL file of records',
     'data-root': datasetHelp.root,
     'data-format': datasetHelp.format,
+    'evaluation-path': 'held-out records: their mean loss is measured as the run goes on',
+    'evaluation-root': datasetHelp.root,
+    'evaluation-format': datasetHelp.format,
     output: 'folder of the run: metrics.jsonl, checkpoints, loss.svg, loss.png and the model',
     ...Object.fromEntries(Object.entries(tuningHelp).map(([name, help]) => [kebab(name), help])),
   },
@@ -81,12 +97,12 @@ export const tuneCommand = defineCommand({
       else progress.message(text)
     })
     await checkOutput(given)
-    const dataset = await checkedDataset(given, terminal, interrupts.signal)
+    const dataset = await checkedDataset(given.data, given.onBad, terminal, interrupts.signal)
+    const heldOut = given.evaluation && (await checkedDataset(given.evaluation, given.onBad, terminal, interrupts.signal))
     const model = await composeModel(given)
     try {
-      const passedOver = await passedOverDevices(given)
       const bad = new BadRecords(terminal)
-      const { llm: _, image: __, data: ___, output, ...options } = given
+      const { llm: _, image: __, data: ___, evaluation: ____, output, ...options } = given
       const listener = (event: RunEvent): void => {
         if (event.type === 'start') {
           finishing = true
@@ -99,21 +115,30 @@ export const tuneCommand = defineCommand({
         ...options,
         output,
         listeners: [listener],
+        ...(heldOut && { evaluation: heldOut }),
         onBadRecord: (error) => bad.add(error.details),
+        onDamagedCheckpoint: (error) => {
+          terminal.record({ type: 'damaged', ...error.details })
+          terminal.note(renderError(error.details))
+        },
         signal: interrupts.signal,
       })
+      let heldOutLoss: number | undefined
       let next = await run.next()
       for (; next.done !== true; next = await run.next()) {
-        const { step, loss, learningRate } = next.value
+        const { step, loss, learningRate, evaluation, answers = [] } = next.value
+        if (evaluation?.loss !== undefined) heldOutLoss = evaluation.loss
         terminal.record({ type: 'step', ...next.value })
         progress?.update(step, [
           ['loss', loss.toFixed(4)],
+          ...(heldOutLoss === undefined ? [] : [['held out', heldOutLoss.toFixed(4)] as const]),
           ['lr', learningRate.toExponential(1)],
         ])
+        for (const { prompt, answer } of answers) progress?.message(`step ${step}: ${excerpt(prompt)} -> ${excerpt(answer)}`)
       }
       progress?.finish()
       const curve = await drawCurve(output, next.value.steps)
-      conclude({ summary: next.value, given, model, bad, passedOver, curve, seconds: (performance.now() - started) / 1000 }, terminal)
+      conclude({ summary: next.value, given, model, bad, heldOutLoss, curve, seconds: (performance.now() - started) / 1000 }, terminal)
       if (next.value.model !== undefined) return exitCodes.ok
       return sayHowToGoOn(next.value, argv, interrupts, terminal)
     } catch (error) {
@@ -146,7 +171,12 @@ async function checkOutput({ output, llm, data }: Settings): Promise<void> {
  * Reads the whole dataset once before anything is loaded, so that a missing picture shows now and not after an hour. `fail`: tells the first 100 problems and ends;
  * `skip`: gives the dataset without the records that have one.
  */
-async function checkedDataset({ data, onBad }: Settings, terminal: Terminal, signal: AbortSignal): Promise<DatasetSource> {
+async function checkedDataset(
+  data: Settings['data'],
+  onBad: Settings['onBad'],
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<DatasetSource> {
   const source = openDataset(data)
   const skips = onBad === 'skip'
   const report = await validateDataset(source, { limit: skips ? Number.MAX_SAFE_INTEGER : 100, signal })
@@ -196,13 +226,6 @@ async function composeModel({ llm: folder, image, device, threads, seed }: Setti
   }
 }
 
-/** What `auto` would not take and why, as a small model shows it. Named devices are never passed over: they work or end the run. */
-async function passedOverDevices({ device = 'auto' }: { readonly device?: DeviceRequest | undefined }): Promise<readonly PassedOver[]> {
-  if (device !== 'auto') return []
-  await using session = await createSession({ bytes: probeModel() })
-  return session.passedOver
-}
-
 /** Records that were left out, by code; the first ones are told as they come. */
 class BadRecords {
   readonly #terminal: Terminal
@@ -229,9 +252,13 @@ class BadRecords {
 async function drawCurve(output: string, steps: number): Promise<{ readonly svg: string; readonly png: string } | undefined> {
   if (steps === 0) return undefined
   const points: { readonly step: number; readonly loss: number }[] = []
-  for await (const { step, loss } of readRunLog(join(output, 'metrics.jsonl'))) points.push({ step, loss })
+  const evaluation: { readonly step: number; readonly loss: number }[] = []
+  for await (const { step, loss, evaluation: figures } of readRunLog(join(output, 'metrics.jsonl'))) {
+    points.push({ step, loss })
+    if (figures?.loss !== undefined) evaluation.push({ step, loss: figures.loss })
+  }
   const files = { svg: join(output, 'loss.svg'), png: join(output, 'loss.png') }
-  await writeLossCurve(files, points)
+  await writeLossCurve(files, points, { evaluation })
   return files
 }
 
@@ -240,17 +267,17 @@ interface Outcome {
   readonly given: Settings
   readonly model: MultimodalModel
   readonly bad: BadRecords
-  readonly passedOver: readonly PassedOver[]
+  readonly heldOutLoss: number | undefined
   readonly curve: { readonly svg: string; readonly png: string } | undefined
   readonly seconds: number
 }
 
 /** Exactly what was done and what was not. */
-function conclude({ summary, given, model, bad, passedOver, curve, seconds }: Outcome, terminal: Terminal): void {
-  const { steps, samples, badRecords, loss, device } = summary
+function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: Outcome, terminal: Terminal): void {
+  const { steps, samples, badRecords, loss, device, passedOver } = summary
   const parameters = Object.values(model.parameters).reduce((sum, { dims }) => sum + elementCount(dims), 0)
   const { encoder, projector } = model.image
-  terminal.record({ type: 'summary', ...summary, parameters, badByCode: bad.byCode, passedOver, lossCurve: curve, seconds })
+  terminal.record({ type: 'summary', ...summary, parameters, badByCode: bad.byCode, lossCurve: curve, seconds })
   const words = Object.entries(bad.byCode).map(([code, count]) => `${countText(count)} x ${code}`)
   terminal.note(
     `trained: the projector ${projector.definition.name}, ${countText(parameters)} parameters, ${countText(steps)} steps in ${durationText(seconds)}${steps === 0 ? '' : `, last loss ${loss.toFixed(4)}`}`,
@@ -262,7 +289,7 @@ function conclude({ summary, given, model, bad, passedOver, curve, seconds }: Ou
   terminal.note(
     `device: ${device}${passedOver.length === 0 ? '' : `; passed over: ${passedOver.map((one) => `${one.device} (${one.reason})`).join(', ')}`}`,
   )
-  terminal.note('not done: no evaluation on held-out data')
+  terminal.note(heldOutLoss === undefined ? 'not done: no evaluation on held-out data' : `loss on held-out data: ${heldOutLoss.toFixed(4)}`)
   if (curve !== undefined) terminal.note(`loss curve: ${curve.svg} and ${curve.png}`)
   if (summary.model !== undefined) terminal.note(`model: ${summary.model}. Talk to it: modalign chat --model ${summary.model} --image FILE`)
 }
