@@ -1,24 +1,20 @@
 /** An image encoder from any ONNX file: given its preprocessing and the name of the tensor to take, out come features. */
-import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../src/errors.ts'
-import { fileSource } from '../src/io/byte-source.ts'
-import { fingerprint } from '../src/io/fingerprint.ts'
 import { type ImagePreprocessing, imagePreprocessingSchema, preprocessedSize, preprocessImage } from '../src/media/preprocess.ts'
 import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import type { DecodedImage, Encoder, Features, JsonObject } from '../src/model/contracts.ts'
-import { type ValueDescription, valueDescription } from '../src/onnx/build.ts'
+import { valueDescription } from '../src/onnx/build.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
 import { toFloat16Bits } from '../src/onnx/float16.ts'
-import { readOnnxFile } from '../src/onnx/load.ts'
 import type { ModelProto } from '../src/onnx/onnx_pb.ts'
-import { externalReferences, precheckModel } from '../src/onnx/precheck.ts'
 import { exposeTensors } from '../src/onnx/surgery.ts'
 import { createSession } from '../src/runtime/node.ts'
 import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
 import { type FeatureLayout, gridOf, type LaidOut, type LayoutRequest, layOut } from './feature-layout.ts'
+import { digest, inputsOf, openModel, shown } from './onnx-file.ts'
 
 export interface OnnxImageOptions {
   /** A path, or the file's bytes (then without external data). */
@@ -183,34 +179,6 @@ async function readPreprocessing(given: ImagePreprocessing | string): Promise<Im
   return readPreprocessorConfig(given)
 }
 
-interface OpenedModel {
-  readonly model: ModelProto
-  readonly externalFolder?: string
-  /** Of the file and of its external data. */
-  readonly hash: string
-}
-
-async function openModel(source: string | Uint8Array): Promise<OpenedModel> {
-  if (typeof source !== 'string') {
-    return { model: precheckModel(source, { externalSizes: new Map() }), hash: createHash('sha256').update(source).digest('hex') }
-  }
-  const { model, bytes, externalFolder } = await readOnnxFile(source)
-  const locations = [...new Set(externalReferences(model, source).map(({ reference }) => reference.location))].sort()
-  const whole = createHash('sha256').update(bytes)
-  for (const location of locations) whole.update(await fingerprint(await fileSource(path.join(externalFolder, location))))
-  return { model, externalFolder, hash: whole.digest('hex') }
-}
-
-/** SHA-256 over JSON with sorted keys: equal settings give equal fingerprints, however they were written. */
-function digest(value: unknown): string {
-  const sorted = JSON.stringify(value, (_, inner: unknown) =>
-    typeof inner === 'object' && inner !== null && !Array.isArray(inner)
-      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : inner,
-  )
-  return createHash('sha256').update(sorted).digest('hex')
-}
-
 interface Contract {
   readonly input: TensorDescription
   readonly size: { readonly height: number; readonly width: number }
@@ -253,16 +221,6 @@ function checkContract(cut: ModelProto, whole: ModelProto, preprocessing: ImageP
     })
   }
   return { input, size, fixedBatch: images === 1 }
-}
-
-/** The graph's inputs; old files list their weights among them. */
-function inputsOf({ graph }: ModelProto): readonly ValueDescription[] {
-  const weights = new Set((graph?.initializer ?? []).map(({ name }) => name))
-  return (graph?.input ?? []).filter(({ name }) => !weights.has(name)).map(valueDescription)
-}
-
-function shown({ name, dtype, dims }: ValueDescription): string {
-  return `${name} ${dtype ?? '?'}[${dims?.map((size) => (size === '' ? '?' : size)).join(', ') ?? '...'}]`
 }
 
 interface Runner extends LayoutRequest {
