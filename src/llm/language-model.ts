@@ -1,29 +1,21 @@
-/** A language model from a Hugging Face folder: decoder, tokenizer, chat template, and a session to generate with. */
+/** A language model from a folder or a file: decoder, tokenizer, chat template, and a session to generate with. */
 import { createHash } from 'node:crypto'
-import { basename, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import type { Trainables } from '../graph/parameters.ts'
-import { fileSource } from '../io/byte-source.ts'
-import { fingerprint } from '../io/fingerprint.ts'
-import { bytesPerElement } from '../tensors.ts'
 import type { ChatTemplate } from '../text/chat-template.ts'
-import { loadChatTemplate, loadTokenizer, readJson } from '../text/model-folder.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
-import { type Checkpoint, openCheckpoint } from '../weights/checkpoint.ts'
-import { toFloat32 } from '../weights/float16.ts'
-import { tensorFromBytes } from '../weights/safetensors-source.ts'
 import type { AdapterSettings } from './adapters/settings.ts'
-import { checkpointWeights } from './checkpoint-weights.ts'
 import type { BuildDecoder, Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
 import type { GenerationOptions } from './generation.ts'
 import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation-session.ts'
+import { openSource, type SourceOptions } from './sources/index.ts'
 
-export type LanguageModelOptions = GeneratorOptions
+export interface LanguageModelOptions extends GeneratorOptions, SourceOptions {}
 
 export interface LanguageModel extends TextGenerator {
-  /** The folder's name. */
+  /** The folder's or file's name. */
   readonly label: string
   /** Where it was loaded from: an absolute path. */
   readonly folder: string
@@ -51,8 +43,6 @@ export interface Adapters {
   setParameters(values: Trainables): void
 }
 
-const largestConfigBytes = 1_048_576
-
 /** What generation_config.json may say about sampling; `do_sample: false` (the default) means greedy. */
 const generationDefaults = z.object({
   do_sample: z.boolean().nullish(),
@@ -63,27 +53,18 @@ const generationDefaults = z.object({
 })
 
 /**
- * Loads a language model from a Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`. Weights are referred to where they lie.
+ * Loads a language model from a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`) or from a GGUF file. float32 weights are
+ * referred to where they lie; others are brought into that form once, in a file of the cache folder that every session maps.
  *
- * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, CHECKPOINT_*, WEIGHT_*, TOKENIZER_*, TEMPLATE_*
+ * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, LLM_FORM, CHECKPOINT_*, GGUF_*, WEIGHT_*, TOKENIZER_*, DISK_*
  * @example
  * await using llm = await loadLanguageModel('models/SmolLM2-135M-Instruct')
  * llm.decoder.hiddenSize // 576
  */
-export async function loadLanguageModel(folder: string, options: LanguageModelOptions = {}): Promise<LanguageModel> {
-  const configFile = join(folder, 'config.json')
-  const config = await readJson(configFile, largestConfigBytes)
-  if (config === undefined) {
-    throw new ModalignError({
-      code: 'LLM_CONFIG_MISSING',
-      file: configFile,
-      expected: 'a Hugging Face model folder with config.json',
-      hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json',
-    })
-  }
-  const [checkpoint, tokenizer, template] = await Promise.all([openCheckpoint(folder), loadTokenizer(folder), loadChatTemplate(folder)])
-  const lookup = checkpointWeights(checkpoint)
-  const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(lookup), configFile)
+export async function loadLanguageModel(where: string, options: LanguageModelOptions = {}): Promise<LanguageModel> {
+  const source = await openSource(where, options)
+  const { config, configFile, tokenizer } = source
+  const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(source.weights), configFile)
   const decoder = build()
   if (tokenizer.vocabularySize > decoder.vocabularySize) {
     throw new ModalignError({
@@ -96,40 +77,19 @@ export async function loadLanguageModel(folder: string, options: LanguageModelOp
     })
   }
   const hash = createHash('sha256').update(JSON.stringify(config)).update(tokenizer.identity)
-  for (const file of new Set([...checkpoint.tensors.values()].map((tensor) => tensor.file)))
-    hash.update(await fingerprint(await fileSource(file)))
-  const defaults = samplingDefaults(await readJson(join(folder, 'generation_config.json'), largestConfigBytes))
+  for (const fingerprint of source.fingerprints) hash.update(fingerprint)
   return languageModel({
-    label: basename(resolve(folder)),
-    folder: resolve(folder),
+    label: source.label,
+    folder: source.path,
     identity: hash.digest('hex'),
     decoder,
     build,
-    embeddingRms: await sampledRms(checkpoint, decoder.embeddingsName),
+    embeddingRms: await source.rms(decoder.embeddingsName),
     tokenizer,
-    template,
-    defaults,
+    template: source.template(),
+    defaults: samplingDefaults(source.generationConfig),
     options,
   })
-}
-
-const sampledBlocks = 16
-const sampledBytes = 65_536
-
-/** Of evenly spaced blocks, so that a table of gigabytes is not read for one number. */
-async function sampledRms(checkpoint: Checkpoint, name: string): Promise<number> {
-  const { file, dtype, offset, byteLength } = checkpoint.tensor(name)
-  const source = await fileSource(file)
-  const size = bytesPerElement[dtype]
-  const block = Math.min(sampledBytes, byteLength)
-  let [sum, count] = [0, 0]
-  for (let index = 0; index < sampledBlocks; index++) {
-    const start = Math.floor(((byteLength - block) * index) / (sampledBlocks - 1) / size) * size
-    const values = toFloat32(tensorFromBytes(await source.read(offset + start, block), { dtype, shape: [block / size] }, { name, file }))
-    for (const value of values) sum += value * value
-    count += values.length
-  }
-  return Math.sqrt(sum / count)
 }
 
 interface Parts

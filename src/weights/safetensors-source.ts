@@ -18,10 +18,11 @@ export interface SafetensorsFile {
   read(name: string): Promise<TensorValue>
 }
 
-/** A tensor to be written: with its values, or with a way to get them when their turn comes, so that large files need not fit in memory. */
+/** A tensor to be written: with its values, or with a way to get them, whole or in pieces, when their turn comes, so that large files need not fit in memory. */
 export type TensorToWrite =
   | { readonly name: string; readonly value: TensorValue }
   | { readonly name: string; readonly dtype: DataType; readonly dims: readonly number[]; readonly load: () => Promise<TensorValue> }
+  | { readonly name: string; readonly dtype: DataType; readonly dims: readonly number[]; readonly pieces: () => AsyncIterable<Uint8Array> }
 
 /**
  * Opens safetensors bytes of any origin. Only the header is read; it is checked in full before anything is returned.
@@ -105,6 +106,16 @@ export async function* safetensorsChunks(
   const planned = plan(tensors)
   yield encodeHeader(planned, metadata)
   for (const { name, dtype, dims, source } of planned) {
+    if ('pieces' in source) {
+      let left = elementCount(dims) * bytesPerElement[dtype]
+      for await (const piece of source.pieces()) {
+        left -= piece.length
+        yield piece
+      }
+      if (left !== 0)
+        throw new ModalignError({ code: 'SAFETENSORS_SHAPE', got: `${name}: ${-left} bytes too many`, expected: `${dtype} [${dims}]` })
+      continue
+    }
     const value = 'value' in source ? source.value : await source.load()
     if (value.dtype !== dtype || value.dims.join() !== dims.join()) {
       throw new ModalignError({

@@ -9,13 +9,17 @@ const pieceBytes = 4 * 2 ** 20
 /**
  * The float32 values of a tensor, in pieces of whole blocks, in their order.
  *
+ * @param together so many elements, a whole number of blocks, are never parted
  * @throws ModalignError `TENSOR_MISSING`, `GGUF_TYPE_UNSUPPORTED`, and what reading the file throws
  * @example
  * for await (const values of dequantised(file, 'token_embd.weight')) sum += values.length
  */
-export async function* dequantised(file: GgufFile, name: string): AsyncGenerator<Float32Array<ArrayBuffer>, void, undefined> {
-  const tensor = ggufTensor(file, name)
-  const { type, offset, byteLength } = tensor
+export async function* dequantised(
+  file: GgufFile,
+  name: string,
+  together?: number,
+): AsyncGenerator<Float32Array<ArrayBuffer>, void, undefined> {
+  const { type, offset, byteLength } = ggufTensor(file, name)
   const format = blockFormats.get(type.name)
   if (format === undefined) {
     throw new ModalignError({
@@ -27,7 +31,8 @@ export async function* dequantised(file: GgufFile, name: string): AsyncGenerator
       hint: 'take the same model in one of these formats',
     })
   }
-  const step = Math.max(1, Math.floor(pieceBytes / type.blockBytes)) * type.blockBytes
+  const unit = ((together ?? type.blockElements) / type.blockElements) * type.blockBytes
+  const step = Math.max(1, Math.floor(pieceBytes / unit)) * unit
   for (let at = 0; at < byteLength; at += step) {
     const bytes = await file.source.read(offset + at, Math.min(step, byteLength - at))
     const values = new Float32Array((bytes.length / type.blockBytes) * type.blockElements)

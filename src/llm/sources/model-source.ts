@@ -1,0 +1,33 @@
+/** What a language model is made of, in whatever form it was published. */
+import type { JsonValue } from '../../io/json.ts'
+import type { ChatTemplate } from '../../text/chat-template.ts'
+import type { Tokenizer } from '../../text/tokenizer.ts'
+import type { WeightLookup } from '../decoder.ts'
+
+export interface ModelSource {
+  /** A short name for people. */
+  readonly label: string
+  /** Absolute: the folder or file that was named. */
+  readonly path: string
+  /** As Transformers has it, and where it stands (named in errors). */
+  readonly config: JsonValue
+  readonly configFile: string
+  readonly weights: WeightLookup
+  /** Of every file of weights. */
+  readonly fingerprints: readonly string[]
+  /** Root mean square of a weight, of a sample of its rows. */
+  rms(name: string): Promise<number>
+  readonly tokenizer: Tokenizer
+  /** @throws ModalignError `TEMPLATE_MISSING` for a base model */
+  readonly template: () => ChatTemplate
+  /** generation_config.json. */
+  readonly generationConfig: JsonValue | undefined
+}
+
+export interface SourceOptions {
+  /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
+  readonly cacheFolder?: string
+  /** Told before weights are brought into the form that sessions map: once for each model, some seconds a gigabyte. */
+  readonly onUnpack?: (file: string, bytes: number) => void
+  readonly signal?: AbortSignal
+}
