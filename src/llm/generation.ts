@@ -53,7 +53,7 @@ export async function* generateTokens(
   const runOptions = { fetch: ['logits'], carry: carryOf(decoder.layers), ...(signal === undefined ? {} : { signal }) }
   for (const request of requests) checkRequest(request, decoder)
   const stops = new Set(stopTokenIds)
-  const histories = requests.map(({ ids }) => Array.from(ids).filter((id) => id >= 0))
+  const histories = requests.map(({ ids }) => ({ prompt: Array.from(ids), answer: new Array<number>() }))
   const lengths = requests.map(({ ids }) => ids.length)
   const open = new Set(requests.keys())
   const latest = new Array<number>(requests.length).fill(0)
@@ -67,14 +67,14 @@ export async function* generateTokens(
     const width = logits.data.length / requests.length
     for (const row of [...open]) {
       const scores = logits.data.subarray(row * width, (row + 1) * width)
-      const id = chooseToken(scores, options, histories[row] ?? [], draw(row, step))
+      const id = chooseToken(scores, options, histories[row], draw(row, step))
       latest[row] = id
       if (stops.has(id)) {
         open.delete(row)
         yield { type: 'end', row, reason: 'stop' }
         continue
       }
-      histories[row]?.push(id)
+      histories[row]?.answer.push(id)
       yield { type: 'token', row, id }
       const reason = step + 1 >= maxNewTokens ? 'length' : (lengths[row] ?? 0) + 1 >= decoder.maxPositions ? 'context' : undefined
       if (reason !== undefined) {

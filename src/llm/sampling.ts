@@ -1,18 +1,22 @@
 /** Which token comes next. Pure functions of logits, options and one random number. */
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
+import { type PenaltyOptions, penalised, penaltySchema, type TokenHistory } from './sampling-penalties.ts'
+import { argMax, leading } from './sampling-ranking.ts'
 
-export const samplingSchema = z.strictObject({
+export const samplingSchema = penaltySchema.extend({
   /** 0: the likeliest token (greedy). */
   temperature: z.number().min(0).max(100).optional(),
   /** Only the k likeliest. 0: no limit. */
   topK: z.int().min(0).optional(),
   /** Only the likeliest tokens that together reach this probability. 1: no limit. */
   topP: z.number().gt(0).max(1).optional(),
-  /** Logits of tokens that already occur are divided by this (multiplied where negative). 1: none. */
-  repetitionPenalty: z.number().positive().max(100).optional(),
+  /** Only tokens at least this share of the likeliest one's probability. 0: no limit. */
+  minP: z.number().min(0).max(1).optional(),
+  /** Only the tokens whose surprise is nearest to the expected one, until they reach this probability (Meister et al. 2023). 1: no limit. */
+  typicalP: z.number().gt(0).max(1).optional(),
 })
-export type SamplingOptions = z.infer<typeof samplingSchema>
+export interface SamplingOptions extends PenaltyOptions, Omit<z.infer<typeof samplingSchema>, keyof PenaltyOptions> {}
 
 /** What may come next: ids, likeliest first, and their probabilities, which add up to 1. */
 export interface Candidates {
@@ -22,44 +26,23 @@ export interface Candidates {
 
 /** Tokens that are exp(-50) times as likely as the likeliest, or less: no random number of 53 bits ever falls on one. */
 const negligible = 50
+/** Distributions of trained models rarely need more candidates than this; where they do, all are sorted. */
+const fewCandidates = 256
 
 /**
- * The distribution of the next token. Penalties, temperature, top-k and top-p apply in this order, as in Transformers' logits processors. Among equal scores the lower
- * id comes first, and exactly k tokens are kept.
+ * The distribution of the next token. Penalties, temperature, top-k, top-p, min-p and typical-p apply in this order, as in Transformers' logits processors. Among equal
+ * scores the lower id comes first, and exactly k tokens are kept.
  *
  * @param logits float32 [vocabularySize]; not changed.
- * @param history ids of prompt and answer so far, for the repetition penalty (Keskar et al. 2019, section 4.1).
+ * @param history what the penalties count.
  * @throws GENERATION_NOT_FINITE if a logit is NaN, or the largest is infinite
  *
  * @example
- * candidates(Float32Array.of(1, 3, 2), { temperature: 1, topK: 2 }, []).ids // 1, 2
+ * candidates(Float32Array.of(1, 3, 2), { temperature: 1, topK: 2 }).ids // 1, 2
  */
-export function candidates(logits: Float32Array, options: SamplingOptions, history: Iterable<number>): Candidates {
-  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1 } = options
-  const scores = repetitionPenalty === 1 ? logits : penalised(logits, history, repetitionPenalty)
-  const best = argMax(scores)
-  const largest = scores[best] ?? 0
-  if (!Number.isFinite(largest) || scores.some(Number.isNaN)) {
-    throw new ModalignError({
-      code: 'GENERATION_NOT_FINITE',
-      got: Number.isFinite(largest) ? 'NaN among the logits' : `${largest} as the largest logit`,
-      expected: 'numbers',
-      hint: 'the weights or the projected media hold NaN or infinity, or overflow in half precision',
-    })
-  }
-  if (temperature === 0) return { ids: Uint32Array.of(best), probabilities: Float64Array.of(1) }
-  const order = likeliest(scores, largest - negligible * temperature, topK)
-  const weights = Float64Array.from(order, (id) => Math.exp(((scores[id] ?? 0) - largest) / temperature))
-  const total = sum(weights)
-  let kept = order.length
-  if (topP < 1) {
-    let reached = 0
-    kept = 0
-    // The token that crosses the bound is kept, so one always is.
-    while (kept < order.length && reached < topP * total) reached += weights[kept++] ?? 0
-  }
-  const keptTotal = sum(weights.subarray(0, kept))
-  return { ids: order.subarray(0, kept), probabilities: weights.subarray(0, kept).map((weight) => weight / keptTotal) }
+export function candidates(logits: Float32Array, options: SamplingOptions, history?: TokenHistory): Candidates {
+  const { ids, weights, total } = distribution(logits, options, history, 1)
+  return { ids, probabilities: weights.map((weight) => weight / total) }
 }
 
 /**
@@ -68,41 +51,107 @@ export function candidates(logits: Float32Array, options: SamplingOptions, histo
  * @param uniform a number in [0, 1): what decides among the candidates.
  *
  * @example
- * chooseToken(Float32Array.of(1, 3, 2), {}, [], 0) // 1
+ * chooseToken(Float32Array.of(1, 3, 2), {}) // 1
  */
-export function chooseToken(logits: Float32Array, options: SamplingOptions, history: Iterable<number>, uniform: number): number {
-  const { ids, probabilities } = candidates(logits, options, history)
-  let target = uniform
-  for (const [rank, probability] of probabilities.entries()) {
-    target -= probability
+export function chooseToken(logits: Float32Array, options: SamplingOptions, history?: TokenHistory, uniform = 0): number {
+  const { ids, weights, total } = distribution(logits, options, history, uniform)
+  let target = uniform * total
+  for (const [rank, weight] of weights.entries()) {
+    target -= weight
     if (target < 0) return ids[rank] ?? 0
   }
   return ids[ids.length - 1] ?? 0
 }
 
-/** Index of the largest; the first of equals. */
-export function argMax(values: Float32Array): number {
-  let best = 0
-  for (let index = 1; index < values.length; index++) if ((values[index] ?? 0) > (values[best] ?? 0)) best = index
-  return best
+interface Distribution {
+  readonly ids: Uint32Array
+  readonly weights: Float64Array
+  /** Of the weights of all candidates, also of those that were not asked for. */
+  readonly total: number
 }
 
-function penalised(logits: Float32Array, history: Iterable<number>, penalty: number): Float32Array {
-  const scores = Float32Array.from(logits)
-  for (const id of new Set(history)) {
-    const score = scores[id]
-    if (score !== undefined) scores[id] = score < 0 ? score * penalty : score / penalty
+/** @param share candidates beyond this share of the probability are not asked for. */
+function distribution(logits: Float32Array, options: SamplingOptions, history: TokenHistory | undefined, share: number): Distribution {
+  const { temperature = 0, topK = 0, topP = 1, minP = 0, typicalP = 1 } = options
+  const scores = penalised(logits, options, history)
+  const best = argMax(scores)
+  const largest = scores[best] ?? 0
+  checkFinite(scores, largest)
+  if (temperature === 0) return { ids: Uint32Array.of(best), weights: Float64Array.of(1), total: 1 }
+  const weightOf = (id: number): number => Math.exp(((scores[id] ?? 0) - largest) / temperature)
+  const bound = largest - negligible * temperature
+  const needed = topK > 0 || typicalP < 1 ? 1 : topP < 1 ? topP : share
+  let ids = leading(scores, bound, topK > 0 ? topK : needed < 1 || minP > 0 ? fewCandidates : 0)
+  let weights = Float64Array.from(ids, weightOf)
+  let total = sum(weights)
+  if (topK === 0 && ids.length === fewCandidates) {
+    total = totalWeight(scores, largest, temperature)
+    // What min-p leaves decides what the random number is a share of: it must end among these.
+    const enough = (minP === 0 || topP < 1) && sum(weights) > needed * total
+    const cut = minP > 0 && (weights[weights.length - 1] ?? 0) < minP
+    if (!enough && !cut) {
+      ids = leading(scores, bound, 0)
+      weights = Float64Array.from(ids, weightOf)
+    }
   }
-  return scores
+  const nucleus = topP < 1 ? reaching(weights, topP * total) : weights.length
+  // Weights are relative to the likeliest token's, which is 1.
+  const likely = minP > 0 ? countWhile(weights, (weight) => weight >= minP) : weights.length
+  const kept = Math.min(nucleus, likely)
+  if (topP < 1 || minP > 0) [ids, weights, total] = [ids.subarray(0, kept), weights.subarray(0, kept), sum(weights.subarray(0, kept))]
+  return typicalP < 1 ? typical({ ids, weights, total }, typicalP) : { ids, weights, total }
 }
 
-/** Ids of scores above a bound by falling score, the lower id first among equals; the first `count` of them (0: all). */
-function likeliest(scores: Float32Array, bound: number, count: number): Uint32Array {
-  const ids = Uint32Array.from(scores.keys()).filter((id) => (scores[id] ?? 0) > bound)
-  ids.sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
-  return count > 0 ? ids.subarray(0, count) : ids
+/** How many of the first weights it takes to reach `target`; the one that crosses it counts, so there is always one. */
+function reaching(weights: Float64Array, target: number): number {
+  let reached = 0
+  let count = 0
+  while (count < weights.length && (count === 0 || reached < target)) reached += weights[count++] ?? 0
+  return count
+}
+
+function countWhile(weights: Float64Array, holds: (weight: number) => boolean): number {
+  const end = weights.findIndex((weight) => !holds(weight))
+  return end < 0 ? weights.length : end
+}
+
+/** The candidates whose surprise -log p lies nearest to the entropy, until their probability reaches `mass`; all that lie as near as the last one. */
+function typical({ ids, weights, total }: Distribution, mass: number): Distribution {
+  const probabilities = weights.map((weight) => weight / total)
+  const entropy = -probabilities.reduce((expected, p) => expected + (p > 0 ? p * Math.log(p) : 0), 0)
+  const distances = probabilities.map((p) => Math.abs(-Math.log(p) - entropy))
+  const order = Array.from(distances.keys()).sort((a, b) => (distances[a] ?? 0) - (distances[b] ?? 0) || a - b)
+  const last =
+    reaching(
+      Float64Array.from(order, (rank) => probabilities[rank] ?? 0),
+      mass,
+    ) - 1
+  const furthest = distances[order[last] ?? 0] ?? 0
+  const kept = Array.from(distances.keys()).filter((rank) => (distances[rank] ?? 0) <= furthest)
+  const keptWeights = Float64Array.from(kept, (rank) => weights[rank] ?? 0)
+  return { ids: Uint32Array.from(kept, (rank) => ids[rank] ?? 0), weights: keptWeights, total: sum(keptWeights) }
+}
+
+function totalWeight(scores: Float32Array, largest: number, temperature: number): number {
+  let total = 0
+  for (let id = 0; id < scores.length; id++) total += Math.exp(((scores[id] ?? 0) - largest) / temperature)
+  return total
+}
+
+function checkFinite(scores: Float32Array, largest: number): void {
+  let broken = !Number.isFinite(largest)
+  for (let id = 0; id < scores.length && !broken; id++) broken = Number.isNaN(scores[id])
+  if (!broken) return
+  throw new ModalignError({
+    code: 'GENERATION_NOT_FINITE',
+    got: Number.isFinite(largest) ? 'NaN among the logits' : `${largest} as the largest logit`,
+    expected: 'numbers',
+    hint: 'the weights or the projected media hold NaN or infinity, or overflow in half precision',
+  })
 }
 
 function sum(values: Float64Array): number {
-  return values.reduce((total, value) => total + value, 0)
+  let total = 0
+  for (const value of values) total += value
+  return total
 }
