@@ -71,6 +71,8 @@ function prepared(llm: LanguageModel, settings: AdapterSettings): { readonly ada
   const dropout = dropoutOf(plan)
   const decoder: Decoder = {
     ...adaptedDecoder(llm.build, plan, ({ tensor }) => tensor),
+    // What is left for others: the soft prompt takes its places of every sequence.
+    maxPositions: llm.decoder.maxPositions - (settings.softPrompt?.tokens ?? 0),
     trained: {
       parameters: plan.parameters,
       ...(plan.softPrompt !== undefined && { softPrompt: plan.softPrompt.tensor }),
@@ -178,13 +180,16 @@ async function promptValue({ decoder, tokenizer }: LanguageModel, { settings, so
 /** The values of tensors that depend on no input, one at a time. */
 async function evaluated(tensors: Readonly<Record<string, Tensor>>): Promise<Trainables> {
   const found: Record<string, TrainableValue> = {}
-  const { bytes, externalRoot, externalData } = lower({ outputs: tensors })
+  const { bytes, externalRoot, externalData } = lower({
+    // Not the weights' own names: those are the initializers'.
+    outputs: Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [`value/${name}`, tensor])),
+  })
   await using session = await createSession(
     { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData !== undefined && { externalData }) },
     { device: 'cpu', memoryPattern: false, prepacking: false },
   )
   for (const name of Object.keys(tensors)) {
-    const { [name]: output } = await session.run({}, { fetch: [name] })
+    const { [`value/${name}`]: output } = await session.run({}, { fetch: [`value/${name}`] })
     if (output?.dtype !== 'float32') throw new Error('internal: weights are float32')
     found[name] = { dims: output.dims, data: output.data }
   }

@@ -5,11 +5,12 @@
  * The elements of one mask are independent, since the field's are and multiplying by an odd number is a bijection of 32-bit integers; two layers' masks nearly so, as
  * the high bits of multiplicative hashing are (Dietzfelbinger et al. 1997).
  */
+import type { Dim } from '../../graph/dim.ts'
 import { greaterOrEqual } from '../../graph/operators/greater-or-equal.ts'
 import { mul } from '../../graph/operators/mul.ts'
 import { slice } from '../../graph/operators/slice.ts'
 import { where } from '../../graph/operators/where.ts'
-import { constant, dimAt, fixedDim, scalar, type Tensor } from '../../graph/tensor.ts'
+import { constant, dimAt, fixedDim, input, scalar, type Tensor } from '../../graph/tensor.ts'
 import { philox4x32, randomStream } from '../../random.ts'
 import type { NamedTensors, TensorValue } from '../../tensors.ts'
 import type { DropoutInputs } from '../decoder.ts'
@@ -23,6 +24,15 @@ export const dropoutInputs = {
   /** float32, rank 0: 1 / (1 - rate), or 1 where nothing is dropped. */
   scale: 'dropout.scale',
 } as const
+
+/** The inputs of a graph with dropout; `dims`: of the field. */
+export function dropoutInput(dims: readonly Dim[]): DropoutInputs {
+  return {
+    field: input(dropoutInputs.field, 'int32', dims),
+    threshold: input(dropoutInputs.threshold, 'int32', []),
+    scale: input(dropoutInputs.scale, 'float32', []),
+  }
+}
 
 /** x [batch, tokens, C] with some elements 0 and the others scaled, so that the expected value stays. */
 export function dropped(x: Tensor, layer: string, { field, threshold, scale }: DropoutInputs): Tensor {
