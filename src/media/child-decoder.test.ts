@@ -2,7 +2,9 @@ import { spawn } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { errorData } from '../errors.ts'
@@ -54,6 +56,22 @@ test('prepares as this process does, from bytes too', async () => {
   expect([tensor, width, height, format]).toEqual([preprocessImage(image, spec), 40, 30, 'jpeg'])
   const bytes = await sharp(path.join(root, 'a.jpeg')).png().toBuffer()
   expect((await decoder.preprocess(bytes, spec)).format).toBe('png')
+})
+
+test('data URLs and streams decode too, and errors call them what they are', async () => {
+  const bytes = await sharp(path.join(root, 'a.jpeg')).png().toBuffer()
+  await using own = createImageDecoder({ processes: 1 })
+  expect(await own.decode(`data:image/png;base64,${bytes.toString('base64')}`)).toMatchObject({ width: 40, height: 30 })
+  expect(await own.decode(Readable.from([bytes]))).toMatchObject({ width: 40, height: 30 })
+  expect(await own.decode(pathToFileURL(path.join(root, 'a.png')))).toMatchObject({ format: 'png' })
+  expect(await failure(own.decode('http://example.org/a.png?key=secret'))).toMatchObject({
+    code: 'URL_NOT_ALLOWED',
+    file: 'http://example.org/a.png',
+  })
+  expect(await failure(own.decode('data:image/png;base64,AAAA'))).toMatchObject({
+    code: 'IMAGE_NOT_IMAGE',
+    file: expect.stringContaining('data:'),
+  })
 })
 
 test('errors cross whole', async () => {

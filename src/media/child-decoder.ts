@@ -3,13 +3,13 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { ModalignError } from '../errors.ts'
-import type { MediaSource } from '../model/contracts.ts'
 import type { TensorValue } from '../tensors.ts'
 import { type ChildDecodeOptions, type ChildResult, type FromChild, fromChildSchema, type ToChild } from './child-protocol.ts'
 import { type DecodedImageFile, defaultImageFormats, type ImageNote } from './image.ts'
 import { defaultImageLimits } from './image-limits.ts'
 import { type ImagePreprocessing, imageTensor } from './preprocess.ts'
 import type { ImageFormat } from './sniff.ts'
+import { isRemote, type MediaInput, readMedia, sourceName } from './source.ts'
 
 export interface ImageDecoderOptions extends ChildDecodeOptions {
   /** How many processes decode at once. Default: as many as the machine has cores. */
@@ -32,9 +32,9 @@ export interface ImageDecoder extends AsyncDisposable {
   /** Of the processes that run now. */
   readonly processIds: readonly number[]
   /** As `decodeImage`. A picture over which two processes die is `IMAGE_DECODER_CRASHED`; one that does not answer in time is killed (`IMAGE_TIMEOUT`). */
-  decode(source: MediaSource, options?: { readonly signal?: AbortSignal }): Promise<DecodedImageFile>
+  decode(source: MediaInput, options?: { readonly signal?: AbortSignal }): Promise<DecodedImageFile>
   /** The same, then `preprocessImage`; padding, resizing and cropping happen in the process, so that little crosses. */
-  preprocess(source: MediaSource, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<PreprocessedImage>
+  preprocess(source: MediaInput, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<PreprocessedImage>
   /** Kills the processes; pictures under way reject with `DECODER_DISPOSED`. */
   dispose(): Promise<void>
 }
@@ -45,6 +45,7 @@ const startTimeoutMs = 60_000
 
 interface Job {
   readonly message: Extract<ToChild, { type: 'decode' }>
+  readonly name: string | undefined
   readonly resolve: (image: ChildResult) => void
   readonly reject: (error: unknown) => void
   readonly signal: AbortSignal | undefined
@@ -64,7 +65,8 @@ export function createImageDecoder({
   maxPixelsAtOnce = 200_000_000,
   ...options
 }: ImageDecoderOptions = {}): ImageDecoder {
-  const timeoutMs = options.limits?.timeoutMs ?? defaultImageLimits.timeoutMs
+  const { timeoutMs, maxBytes } = { ...defaultImageLimits, ...options.limits }
+  const sourceLimits = { maxBytes, tooLargeCode: 'IMAGE_TOO_LARGE', timeoutMs, root: options.root, http: options.http }
   const budget = pixelBudget(maxPixelsAtOnce)
   const children = new Set<Child>()
   const waiting: Job[] = []
@@ -94,16 +96,19 @@ export function createImageDecoder({
     return child
   }
   const request = async (
-    source: MediaSource,
+    input: MediaInput,
     preprocessing: ImagePreprocessing | undefined,
     signal: AbortSignal | undefined,
   ): Promise<ChildResult> => {
     signal?.throwIfAborted()
     if (disposed) throw disposedError()
+    // Only this process has the stream, and only this one should speak to servers.
+    const source = isRemote(input) ? await readMedia(input, { ...sourceLimits, ...(signal && { signal }) }) : input
+    const name = sourceName(input)
     let abort = (): void => {}
     try {
       return await new Promise((resolve, reject) => {
-        const job: Job = { message: { type: 'decode', source, options, preprocessing }, resolve, reject, signal, isRetry: false }
+        const job: Job = { message: { type: 'decode', source, options, preprocessing }, name, resolve, reject, signal, isRetry: false }
         abort = () => {
           const at = waiting.indexOf(job)
           if (at >= 0) waiting.splice(at, 1)
@@ -257,7 +262,7 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
     } else {
       const finished = finish()
       if (message.type === 'decoded') finished?.resolve(message.image)
-      else finished?.reject(new ModalignError(message.error))
+      else finished?.reject(named(new ModalignError(message.error), finished))
       freed()
     }
   }
@@ -313,9 +318,9 @@ function setReferenced(child: ChildProcess, referenced: boolean): void {
 }
 
 /** The error with the picture's name, where it has one. */
-function named(error: unknown, { message: { source } }: Job): unknown {
-  return error instanceof ModalignError && typeof source === 'string'
-    ? new ModalignError({ ...error.details, file: source, cause: error.cause })
+function named(error: unknown, { name }: Job): unknown {
+  return error instanceof ModalignError && name !== undefined
+    ? new ModalignError({ ...error.details, file: name, cause: error.cause })
     : error
 }
 

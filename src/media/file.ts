@@ -105,25 +105,31 @@ export interface ReadMediaOptions {
  * @example
  * const bytes = await readMediaFile('train2017/000000033471.jpg', { root: 'coco', maxBytes: 2 ** 26 })
  */
-export async function readMediaFile(
-  file: string,
-  { maxBytes, tooLargeCode = 'FILE_TOO_LARGE', root }: ReadMediaOptions,
-): Promise<Uint8Array> {
-  const resolved = root === undefined ? undefined : await resolveWithin(root, file)
+export async function readMediaFile(file: string, options: ReadMediaOptions): Promise<Uint8Array> {
   const read = async (): Promise<Uint8Array> => {
-    const source = await openSource(resolved ?? file)
-    if (resolved !== undefined && source.path !== resolved) {
-      throw new ModalignError({ code: 'PATH_ESCAPE', file, got: 'a path that became a link', expected: 'a file below the root' })
-    }
-    if (source.size > maxBytes) {
-      throw new ModalignError({ code: tooLargeCode, file, got: `${source.size} bytes`, expected: `at most ${maxBytes} bytes` })
-    }
+    const source = await openMediaFile(file, options)
     return await source.read(0, source.size)
   }
   return await read().catch((error: unknown) => {
     if (error instanceof ModalignError && error.code === 'FILE_CHANGED') return read()
     throw error
   })
+}
+
+/** The file as {@link readMediaFile} would read it, for those who read parts: its kind, place and size are checked, and every read makes sure that it did not change. */
+export async function openMediaFile(
+  file: string,
+  { maxBytes, tooLargeCode = 'FILE_TOO_LARGE', root }: ReadMediaOptions,
+): Promise<FileSource> {
+  const resolved = root === undefined ? undefined : await resolveWithin(root, file)
+  const source = await openSource(resolved ?? file)
+  if (resolved !== undefined && source.path !== resolved) {
+    throw new ModalignError({ code: 'PATH_ESCAPE', file, got: 'a path that became a link', expected: 'a file below the root' })
+  }
+  if (source.size > maxBytes) {
+    throw new ModalignError({ code: tooLargeCode, file, got: `${source.size} bytes`, expected: `at most ${maxBytes} bytes` })
+  }
+  return source
 }
 
 async function openSource(file: string): Promise<FileSource> {

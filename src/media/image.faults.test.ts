@@ -1,14 +1,17 @@
 /** Every kind of bad picture that reliability's catalogue names (I1 to I35), made here as the real thing. */
 import { execFileSync } from 'node:child_process'
-import { chmod, mkdir, mkdtemp, open, rm, symlink, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, open, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { crc32, deflateSync } from 'node:zlib'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type ErrorData, errorData, renderError } from '../errors.ts'
-import { type DecodeImageOptions, decodeImage } from './image.ts'
+import { createImageDecoder } from './child-decoder.ts'
+import { readMediaFile } from './file.ts'
+import { checkWebpVersion, type DecodeImageOptions, decodeImage } from './image.ts'
 import { preprocessImage } from './preprocess.ts'
 
 let folder: string
@@ -171,12 +174,47 @@ describe('content', () => {
     expect([image.width, image.height, image.notes]).toEqual([1, 1, ['first-frame']])
   })
 
+  test('I13: another frame, where it is asked for; frames that are not there', async () => {
+    const single = (background: string): Promise<Buffer> =>
+      sharp({ create: { width: 4, height: 4, channels: 3, background } })
+        .png()
+        .toBuffer()
+    const frames = await sharp(await Promise.all(['red', 'lime', 'blue'].map(single)), { join: { animated: true } })
+      .gif()
+      .toBuffer()
+    const colours = await Promise.all([0, 1, 2].map(async (page) => [...(await decodeImage(frames, { page })).data.subarray(0, 3)]))
+    expect(colours).toEqual([
+      [255, 0, 0],
+      [0, 255, 0],
+      [0, 0, 255],
+    ])
+    expect((await decodeImage(frames, { page: 0 })).notes).toEqual([])
+    expect(await failure(frames, { page: 3 })).toMatchObject({ code: 'IMAGE_PAGE', expected: 'a whole number from 0 to 2' })
+    expect(await failure(files.jpeg, { page: 1 })).toMatchObject({ code: 'IMAGE_PAGE' })
+  })
+
   test('I14: a TIFF whose pages lead back to the first', async () => {
     const loop = Buffer.from(files.tiff)
     const first = loop.readUInt32LE(4)
     loop.writeUInt32LE(first, first + 2 + 12 * loop.readUInt16LE(first))
     const { code } = await failure(loop, { limits: { timeoutMs: 5_000 } })
     expect(code).toMatch(/^(DECODED 96 x 64|IMAGE_DECODE)$/)
+  })
+
+  test('I17: a profile of sixteen megabytes that is none', async () => {
+    const profile = Buffer.concat([Buffer.from('ICC_PROFILE\0'), Buffer.alloc(65_521, 'x')])
+    const segment = (index: number): Buffer => {
+      const marker = Buffer.from([0xff, 0xe2, 0xff, 0xff])
+      const part = Buffer.from(profile)
+      part.set([index, 255], 12)
+      return Buffer.concat([marker, part])
+    }
+    const bloated = Buffer.concat([
+      files.jpeg.subarray(0, 2),
+      ...Array.from({ length: 255 }, (_, i) => segment(i + 1)),
+      files.jpeg.subarray(2),
+    ])
+    expect(Buffer.compare((await decodeImage(bloated)).data, (await decodeImage(files.jpeg)).data)).toBe(0)
   })
 
   test('I19: megabytes of metadata neither count as pixels nor reach the result', async () => {
@@ -220,6 +258,44 @@ describe('content', () => {
   test('I22: of a JPEG with an archive behind it only the JPEG is read', async () => {
     const polyglot = Buffer.concat([files.jpeg, Buffer.from('PK\x03\x04<script>alert(1)</script>', 'latin1')])
     expect(Buffer.compare((await decodeImage(polyglot)).data, (await decodeImage(files.jpeg)).data)).toBe(0)
+  })
+})
+
+describe('I23: hostile WebP', () => {
+  test.each([
+    ['1.3.1', 'IMAGE_DECODER_UNSAFE'],
+    ['1.2.4', 'IMAGE_DECODER_UNSAFE'],
+    ['0.6.1', 'IMAGE_DECODER_UNSAFE'],
+    ['1.3.2', undefined],
+    ['1.10.0', undefined],
+    ['2.0.0', undefined],
+    [undefined, undefined],
+  ])('libwebp %s', (version, code) => {
+    const outcome = (): string | undefined => {
+      try {
+        checkWebpVersion(version)
+        return undefined
+      } catch (error) {
+        return errorData(error).code
+      }
+    }
+    expect(outcome()).toBe(code)
+  })
+
+  test('a lossless file with broken Huffman tables costs no process', async () => {
+    const lossless = await sharp(files.png).webp({ lossless: true }).toBuffer()
+    await using decoder = createImageDecoder({ processes: 1 })
+    await decoder.decode(lossless)
+    const before = decoder.processIds
+    // The tables lie behind the header of the VP8L chunk.
+    for (let at = 26; at < 58; at += 4) {
+      const broken = Buffer.from(lossless)
+      broken.fill(0xff, at, at + 4)
+      await decoder
+        .decode(broken)
+        .catch((error: unknown) => expect(errorData(error).code).toMatch(/^IMAGE_(DECODE|TRUNCATED|DIMENSIONS|ASPECT|TOO_LARGE)$/))
+    }
+    expect(decoder.processIds).toEqual(before)
   })
 })
 
@@ -347,6 +423,33 @@ describe('paths and kinds of files', () => {
     expect(await failure('x.jpg', { root: path.join(folder, 'nowhere') })).toMatchObject({ code: 'FILE_MISSING' })
   })
 
+  test('I27: a file that is exchanged while it is read is read once more; one that keeps changing is refused', async () => {
+    const file = await written('changing.png', files.png)
+    const replace = async (): Promise<void> => {
+      await writeFile(`${file}.new`, files.webp)
+      await rename(`${file}.new`, file)
+    }
+    // The reads race with the exchanges: whatever they give is one of the two files, whole.
+    let busy = true
+    const exchanging = (async () => {
+      for (let round = 0; busy; round++) {
+        if (round % 2 === 0) await replace()
+        else await writeFile(file, files.png)
+      }
+    })()
+    const outcomes = new Set<string>()
+    for (let round = 0; round < 60; round++) {
+      const bytes = await readMediaFile(file, { maxBytes: 1e6 }).catch((error: unknown) => errorData(error).code)
+      if (typeof bytes === 'string') outcomes.add(bytes)
+      else if (bytes.length > 0 && Buffer.compare(bytes, files.png) !== 0 && Buffer.compare(bytes, files.webp) !== 0)
+        // writeFile truncates, then writes: a shorter png is a file that somebody was still writing.
+        outcomes.add(Buffer.compare(bytes, files.png.subarray(0, bytes.length)) === 0 ? 'partly written' : 'MIXED')
+    }
+    busy = false
+    await exchanging
+    expect([...outcomes].filter((outcome) => !['FILE_CHANGED', 'FILE_MISSING', 'partly written'].includes(outcome))).toEqual([])
+  })
+
   test.skipIf(process.platform === 'win32')('I28: a file that may not be read', async () => {
     const file = await written('secret.png', files.png)
     await chmod(file, 0o000)
@@ -374,6 +477,16 @@ describe('paths and kinds of files', () => {
     await written(name, files.png)
     expect(await failure(name, { root: folder })).toEqual({ code: 'DECODED 96 x 64' })
   })
+
+  test.skipIf(process.platform !== 'linux')(
+    'I29: a name that is no UTF-8 cannot be said as text, and is missing rather than mistaken',
+    async () => {
+      const name = Buffer.concat([Buffer.from(`${folder}/odd-`), Buffer.from([0xff]), Buffer.from('.png')])
+      await writeFile(name, files.png)
+      expect(await failure('odd-\ufffd.png', { root: folder })).toMatchObject({ code: 'FILE_MISSING' })
+      expect(await failure(pathToFileURL(`${folder}/odd-`).href.concat('%FF.png'))).toMatchObject({ code: 'URL_INVALID' })
+    },
+  )
 
   test('I34: a sparse file of a terabyte is refused unread', async () => {
     const file = path.join(folder, 'sparse.png')

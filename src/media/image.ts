@@ -2,12 +2,13 @@
 import path from 'node:path'
 import type { Sharp, SharpOptions } from 'sharp'
 import { ModalignError } from '../errors.ts'
-import type { DecodedImage, MediaSource } from '../model/contracts.ts'
+import type { HttpAccess } from '../io/guarded-fetch.ts'
+import type { DecodedImage } from '../model/contracts.ts'
 import { decodeBitmap } from './bitmap.ts'
 import type { Colour } from './crop.ts'
-import { readMediaFile } from './file.ts'
 import { checkDimensions, defaultImageLimits, type ImageLimits } from './image-limits.ts'
 import { endsEarly, type ImageFormat, imageFormats, type Sniffed, sniff, sniffedBytes } from './sniff.ts'
+import { type MediaInput, readMedia, sourceName } from './source.ts'
 
 /** What is decoded unless asked otherwise. SVG and PDF can name other files and draw without end; HEIC, JPEG XL and JPEG 2000 need what sharp's builds leave out. */
 export const defaultImageFormats: readonly ImageFormat[] = ['jpeg', 'png', 'webp', 'gif', 'tiff', 'avif', 'bmp']
@@ -16,6 +17,10 @@ export interface DecodeImageOptions {
   /** The folder that a path is relative to and may not leave. Without it the path is taken as a user's own, relative to the working directory. */
   readonly root?: string | undefined
   readonly formats?: readonly ImageFormat[] | undefined
+  /** Which servers pictures may be fetched from. Default none. */
+  readonly http?: HttpAccess | undefined
+  /** Which frame of an animation, or page of a stack, counted from 0. Default 0. An animation's frames are whole pictures, earlier ones laid below. */
+  readonly page?: number | undefined
   readonly limits?: Partial<ImageLimits> | undefined
   /**
    * What transparency becomes: `flatten` (default) lays the picture on `background`; `drop` keeps the colours as stored, as Pillow's
@@ -41,7 +46,7 @@ export type ImageNote =
   | 'truncated'
   /** The decoder complained (stray bytes, bad metadata) but had the whole picture. */
   | 'decoder-warning'
-  /** The first of several frames or pages was taken. */
+  /** The first of several frames or pages was taken, and none was asked for. */
   | 'first-frame'
 
 export interface DecodedImageFile extends DecodedImage {
@@ -52,19 +57,19 @@ export interface DecodedImageFile extends DecodedImage {
 /**
  * Decodes one picture to 8-bit RGB, pixel for pixel as Pillow does where the format leaves no choice: EXIF orientation applied once; 16-bit
  * channels lose their low byte; grey, palettes and CMYK become RGB by Pillow's formulas; ICC profiles are ignored (encoders were trained that
- * way); of an animation or a stack of pages the first is taken; alpha as {@link DecodeImageOptions.alpha} says. What the file is, its first
+ * way); of an animation or a stack of pages the first is taken, or the one asked for; alpha as {@link DecodeImageOptions.alpha} says. What the file is, its first
  * bytes say, not its name. BMP goes through ffmpeg, because sharp cannot read it.
  *
- * @param source a path, or the file's bytes
+ * @param source a path, a URL, the file's bytes, or a stream of them: see {@link MediaInput}
  * @throws {ModalignError} `IMAGE_EMPTY`, `IMAGE_NOT_IMAGE`, `IMAGE_FORMAT_BLOCKED`, `IMAGE_TOO_LARGE`, `IMAGE_DIMENSIONS`, `IMAGE_ASPECT`, `IMAGE_TRUNCATED`,
- * `IMAGE_DECODE`, `IMAGE_TIMEOUT`; `FILE_...` and `PATH_...` as {@link readMediaFile}; `FFMPEG_...` for BMP. An `AbortError` where `signal` says so.
+ * `IMAGE_DECODE`, `IMAGE_PAGE`, `IMAGE_TIMEOUT`; for the source what {@link readMedia} throws; `FFMPEG_...` for BMP. An `AbortError` where `signal` says so.
  *
  * @example
  * const { width, height, data } = await decodeImage('cat.jpg') // data.length === 3 * width * height
  */
-export async function decodeImage(source: MediaSource, options: DecodeImageOptions = {}): Promise<DecodedImageFile> {
+export async function decodeImage(source: MediaInput, options: DecodeImageOptions = {}): Promise<DecodedImageFile> {
   const limits = { ...defaultImageLimits, ...options.limits }
-  const file = typeof source === 'string' ? source : undefined
+  const file = sourceName(source)
   const { signal } = options
   signal?.throwIfAborted()
   // The clock covers what libvips's own does not: reading from a slow disk, waiting for a thread.
@@ -98,17 +103,19 @@ function timeoutError(timeoutMs: number): ModalignError {
   return new ModalignError({ code: 'IMAGE_TIMEOUT', got: `no picture after ${timeoutMs} ms`, expected: 'a picture that decodes in time' })
 }
 
-async function decodeWithin(source: MediaSource, limits: ImageLimits, options: DecodeImageOptions): Promise<DecodedImageFile> {
-  const bytes =
-    typeof source === 'string'
-      ? await readMediaFile(source, { maxBytes: limits.maxBytes, tooLargeCode: 'IMAGE_TOO_LARGE', root: options.root })
-      : source
-  if (bytes.length > limits.maxBytes) {
-    throw new ModalignError({ code: 'IMAGE_TOO_LARGE', got: `${bytes.length} bytes`, expected: `at most ${limits.maxBytes} bytes` })
-  }
+async function decodeWithin(source: MediaInput, limits: ImageLimits, options: DecodeImageOptions): Promise<DecodedImageFile> {
+  const bytes = await readMedia(source, {
+    maxBytes: limits.maxBytes,
+    tooLargeCode: 'IMAGE_TOO_LARGE',
+    timeoutMs: limits.timeoutMs,
+    root: options.root,
+    http: options.http,
+    signal: options.signal,
+  })
   const format = identify(bytes, options.formats ?? defaultImageFormats)
-  const named = typeof source === 'string' ? formatOfExtension(source) : undefined
+  const named = formatOfExtension(source instanceof URL ? source.pathname : typeof source === 'string' ? source : '')
   const mismatch: readonly ImageNote[] = named !== undefined && named !== format ? ['extension-mismatch'] : []
+  if (format === 'bmp') pageOf(options, 1)
   const decoded =
     format === 'bmp'
       ? { ...(await decodeBitmap(bytes, limits, options)), notes: [] }
@@ -160,6 +167,7 @@ async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: I
   // Loaded at first use: programs that never see a picture need no native module.
   const { default: sharp } = await import('sharp')
   const failed = (error: unknown): ModalignError => decodeError(error, bytes, format, limits)
+  if (format === 'webp') checkWebpVersion(sharp.versions.webp)
 
   const header = await sharp(bytes, { limitInputPixels: false, failOn: 'none' })
     .metadata()
@@ -176,13 +184,15 @@ async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: I
   checkDimensions(header.width, header.height, limits)
   await options.beforeDecode?.(header.width * header.height)
 
+  const pages = header.pages ?? 1
+  const page = pageOf(options, pages)
   const cmyk = header.space === 'cmyk'
   const decode = async (failOn: NonNullable<SharpOptions['failOn']>): Promise<DecodedImage> => {
     const picture: Sharp = sharp(bytes, {
       failOn,
       limitInputPixels: limits.maxPixels,
       sequentialRead: true,
-      pages: 1,
+      ...(pages > 1 && { page, pages: 1 }),
       autoOrient: true,
       ignoreIcc: true,
     })
@@ -194,7 +204,7 @@ async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: I
     const rgb = cmyk ? rgbOfCmyk(data, info.channels) : rgbOf(data, info.channels, options)
     return { width: info.width, height: info.height, data: rgb }
   }
-  const several: readonly ImageNote[] = (header.pages ?? 1) > 1 ? ['first-frame'] : []
+  const several: readonly ImageNote[] = pages > 1 && options.page === undefined ? ['first-frame'] : []
   return await decode('warning').then(
     (image) => ({ ...image, notes: several }),
     async (error: unknown) => {
@@ -210,6 +220,24 @@ async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: I
       return { ...image, notes: [...several, 'decoder-warning' as const] }
     },
   )
+}
+
+/** libwebp below 1.3.2 writes past its buffers on crafted files (CVE-2023-4863). sharp's own builds are newer; a libvips of the system may not be. */
+export function checkWebpVersion(version: string | undefined): void {
+  const [major = 0, minor = 0, patch = 0] = (version ?? '').split('.').map(Number)
+  // A build that does not say cannot be judged; sharp's always say.
+  if (version === undefined || major * 1e6 + minor * 1e3 + patch >= 1_003_002) return
+  throw new ModalignError({
+    code: 'IMAGE_DECODER_UNSAFE',
+    got: `libwebp ${version}`,
+    expected: 'libwebp 1.3.2 or newer',
+    hint: "update libwebp, or use sharp's own libvips",
+  })
+}
+
+function pageOf({ page = 0 }: DecodeImageOptions, pages: number): number {
+  if (Number.isSafeInteger(page) && page >= 0 && page < pages) return page
+  throw new ModalignError({ code: 'IMAGE_PAGE', got: `page ${page}`, expected: `a whole number from 0 to ${pages - 1}` })
 }
 
 function decodeError(error: unknown, bytes: Uint8Array, format: ImageFormat, limits: ImageLimits): ModalignError {
