@@ -86,7 +86,8 @@ export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSo
       const seed = checked.data.seed ?? 0
       const streams = requests.map(({ key }, row) => randomStream({ seed, stream: `generate/${key ?? row}` }))
       const draw = (row: number, index: number): number => streams[row]?.uniform(index) ?? 0
-      yield* generateTokens({ session: await session(), decoder }, withSoftPrompt(requests, decoder), {
+      const present = decoder.trained?.present().decoder ?? decoder
+      yield* generateTokens({ session: await session(), decoder: present }, withSoftPrompt(requests, decoder), {
         ...defaults,
         ...checked.data,
         stopTokenIds: checked.data.stopTokenIds ?? stopTokenIds,
