@@ -82,12 +82,18 @@ describe.skipIf(process.platform === 'win32')('running it', () => {
       '268435456',
       '-protocol_whitelist',
       'file,pipe',
+      '-format_whitelist',
+      'wav',
+      '-codec_whitelist',
+      expect.stringMatching(/^h264,.*pcm_s16le/),
+      '-max_streams',
+      '100',
       '-f',
       'wav',
     ]
     expect(await lines(new Uint8Array())).toEqual([...safe, '-i', 'pipe:0', '-frames:v', '1', '-f', 'rawvideo', 'pipe:1'])
     const odd = '/data/concat:a|b -y %03d $(id).wav'
-    expect((await lines({ file: odd })).slice(10, 12)).toEqual(['-i', `file:${odd}`])
+    expect((await lines({ file: odd })).slice(16, 18)).toEqual(['-i', `file:${odd}`])
   })
 
   test('a relative path is refused', async () => {
