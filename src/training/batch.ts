@@ -32,6 +32,8 @@ export interface Batch {
   /** Tokens of all samples, without padding. */
   readonly tokens: number
   readonly targets: number
+  /** Rows, and places of each, padding and soft prompts included. */
+  readonly dims: readonly [number, number]
 }
 
 export interface CollateOptions {
@@ -87,6 +89,7 @@ export function collate(samples: readonly BatchItem[], { media, headChunks, leng
     weight: weights.reduce((sum, weight) => sum + weight, 0),
     tokens: items.reduce((sum, item) => sum + item.ids.length, 0),
     targets: labels.length,
+    dims: [items.length, tokens],
   }
 }
 

@@ -1,5 +1,6 @@
 /** Prepared samples and the features of their media, as batches of the step's graph. */
 import { ModalignError, unreachable } from '../errors.ts'
+import { fixedDim } from '../graph/tensor.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { gridTokens } from '../model/token-grid.ts'
 import { type Batch, type BatchItem, collate, type MediaShape } from './batch.ts'
@@ -10,10 +11,13 @@ export class SampleBatches {
   readonly #features: FeatureMemory
   readonly #media: readonly MediaShape[]
   readonly #headChunks: number
+  readonly #softPrompt: number
 
   constructor(model: MultimodalModel, features: FeatureMemory, headChunks: number) {
     this.#features = features
     this.#headChunks = headChunks
+    const { trained } = model.llm.decoder
+    this.#softPrompt = trained?.softPrompt === undefined ? 0 : fixedDim(trained.softPrompt.shape, 0, 'soft prompt')
     this.#media = [{ modality: 'image', tokens: gridTokens(model.grid), width: model.image.encoder.width, tokensOut: model.imageTokens }]
   }
 
@@ -31,7 +35,7 @@ export class SampleBatches {
   }
 
   batch(items: readonly BatchItem[]): Batch {
-    return collate(items, { media: this.#media, headChunks: this.#headChunks })
+    return collate(items, { media: this.#media, headChunks: this.#headChunks, softPrompt: this.#softPrompt })
   }
 }
 

@@ -1,10 +1,11 @@
-/** Tuning a projector on instruction data, the encoder and the language model frozen. */
+/** Tuning a projector, and what `adapt` makes trainable of the language model, on instruction data. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { ModalignError } from '../errors.ts'
 import { nodeFs } from '../io/fs-ops.ts'
 import { acquireLock } from '../io/lock.ts'
+import { type DropoutField, dropoutFeeds } from '../llm/adapters/dropout.ts'
 import type { DatasetSource, MediaSource } from '../model/contracts.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { saveModel } from '../model/saved-model.ts'
@@ -24,7 +25,7 @@ import { openTrainer, type WorkerTrainer } from './worker-trainer.ts'
 export { type TuneOptions, type TuneSettings, type TuneSummary, tuneOptionsSchema } from './tune-options.ts'
 
 /**
- * Tunes a model's projector. Yields one row of metrics for each update, the same that go to `metrics.jsonl`; the model's parameters are the trained ones at the end.
+ * Tunes a model's projector, and its language model's adapters where it has some (see `adapt`). Yields one row of metrics for each update, the same that go to `metrics.jsonl`; the model's parameters are the trained ones at the end.
  *
  * Loss and gradients are sums over the supervised tokens of the whole accumulation window divided by their number. The same options, data and seed give the same run;
  * a run that was interrupted and resumed ends as if it had not been. Evaluations between the steps change none of that, and need no memory beside the steps' own.
@@ -87,6 +88,7 @@ export async function* tune(
     place,
     onBad,
   })
+  const dropout = model.llm.decoder.trained?.dropout
   let loss = Number.NaN
   let step = firstStep - 1
   try {
@@ -98,7 +100,7 @@ export async function* tune(
       next?.catch(() => undefined)
       run.reportBad(window)
       // A window of which nothing is left changes nothing and has no row.
-      const done = window.batches.length === 0 ? undefined : await update(trainer, plan, step, window)
+      const done = window.batches.length === 0 ? undefined : await update(trainer, plan, step, window, dropout)
       step++
       if (done !== undefined) {
         const metrics = isEvaluated(step, plan, settings, heldOut !== undefined)
@@ -160,9 +162,18 @@ async function keepEarlierRows(folder: string): Promise<void> {
   }
 }
 
-async function update(trainer: WorkerTrainer, plan: Plan, step: number, { batches }: Window): Promise<StepMetrics> {
+async function update(
+  trainer: WorkerTrainer,
+  plan: Plan,
+  step: number,
+  { batches }: Window,
+  dropout: DropoutField | undefined,
+): Promise<StepMetrics> {
   const started = performance.now()
-  for (const { feeds, weight } of batches) await trainer.accumulate(feeds, weight)
+  for (const [index, { feeds, weight, dims }] of batches.entries()) {
+    const masks = dropout && dropoutFeeds(dropout, dims, { seed: plan.seed, pass: step * plan.accumulation + index })
+    await trainer.accumulate({ ...feeds, ...masks }, weight)
+  }
   const learningRate = plan.rate(step)
   const { loss, gradientNorm } = await trainer.update(learningRate)
   return {
@@ -241,6 +252,16 @@ function runFingerprint(model: MultimodalModel, { fingerprint }: Prepared, setti
     ...deciding
   } = settings
   return createHash('sha256')
-    .update(JSON.stringify([model.llm.identity, model.image.encoder.fingerprint, model.image.projector, deciding, fingerprint]))
+    .update(
+      JSON.stringify([
+        model.llm.identity,
+        // A run without adapters has the fingerprint that it had before there were any.
+        ...(model.llm.adapters === undefined ? [] : [model.llm.adapters.settings]),
+        model.image.encoder.fingerprint,
+        model.image.projector,
+        deciding,
+        fingerprint,
+      ]),
+    )
     .digest('hex')
 }
