@@ -132,7 +132,7 @@ export interface Decoder {
   /** Channels of a token's embedding, and of `hidden`. */
   readonly hiddenSize: number
   readonly vocabularySize: number
-  /** Pairs of keys and values in the cache: one for each layer; an encoder-decoder has one more for each layer's look at the source. */
+  /** Pairs of keys and values in the cache: one for each layer; an encoder-decoder has one more after each for the layer's look at the source, which has a length of its own. */
   readonly layers: number
   readonly kvHeads: number
   readonly headDim: number

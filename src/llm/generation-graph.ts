@@ -6,6 +6,7 @@ import { scatterNd } from '../graph/operators/scatter-nd.ts'
 import { input } from '../graph/tensor.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
 import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
+import { sourceContext } from './source-tokens.ts'
 
 export const generationInputs = {
   /** int64 [batch, tokens]; anything valid at media places. */
@@ -47,13 +48,16 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
   const outputRows = input(generationInputs.outputRows, 'int64', [batch, 2])
   const lastPlaces = input(generationInputs.lastPlaces, 'int32', [batch])
   const totalLength = input(generationInputs.totalLength, 'int32', [])
-  const cacheShape = [batch, decoder.kvHeads, past, decoder.headDim]
+  const source = sourceContext(decoder, batch)
   const layers: readonly LayerCache[] = Array.from({ length: decoder.layers }, (_, layer) => {
     const names = cacheNames(layer).past
+    // An encoder-decoder's second, fourth, ... pair is of the source.
+    const places = decoder.hasEncoder === true && layer % 2 === 1 ? size('past_source') : past
+    const cacheShape = [batch, decoder.kvHeads, places, decoder.headDim]
     return { key: input(names.key, 'float32', cacheShape), value: input(names.value, 'float32', cacheShape) }
   })
   const embeds = scatterNd(decoder.embed(ids), mediaRows, media)
-  const { hidden, cache } = decoder.decode(embeds, { positions, cache: { layers, lastPlaces, totalLength } })
+  const { hidden, cache } = decoder.decode(embeds, { positions, ...source, cache: { layers, lastPlaces, totalLength } })
   const logits = logitsOf(decoder, gatherNd(hidden, outputRows))
   const present = cache.flatMap(({ key, value }, layer) => {
     const names = cacheNames(layer).present
@@ -71,6 +75,7 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
     outputRows,
     lastPlaces,
     totalLength,
+    ...Object.values(source.source ?? {}),
     ...layers.flatMap(({ key, value }) => [key, value]),
   ]
   return lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })

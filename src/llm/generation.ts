@@ -1,22 +1,11 @@
-/** Generation: prompts in, tokens out, for a batch whose rows end when they end. */
-import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
-import { abortError } from '../runtime/abort.ts'
-import type { Session } from '../runtime/session.ts'
-import { int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
-import type { Decoder } from './decoder.ts'
-import { cacheNames, generationInputs } from './generation-graph.ts'
-import { chooseToken, samplingSchema } from './sampling.ts'
+/** Generation: prompts in, tokens out, for batches whose rows begin and end when they do. */
+import { Answer, checkRequest } from './generation-answer.ts'
+import type { GeneratorModel } from './generation-cache.ts'
+import { GenerationLoop } from './generation-loop.ts'
+import type { GenerationOptions } from './generation-options.ts'
 
-export const generationOptionsSchema = samplingSchema.extend({
-  /** Default 256. */
-  maxNewTokens: z.int().min(1).max(1_000_000).optional(),
-  /** Generation stops after one of these; default: the model's end-of-turn tokens. */
-  stopTokenIds: z.array(z.int().min(0)).readonly().optional(),
-  /** Default 0. The random numbers of an answer depend on it and on the request's key alone, never on the place in a batch. */
-  seed: z.int().min(0).optional(),
-})
-export type GenerationOptions = z.infer<typeof generationOptionsSchema>
+export type { GeneratorModel } from './generation-cache.ts'
+export { type GenerationOptions, generationOptionsSchema } from './generation-options.ts'
 
 export interface GenerationRequest {
   /** Prompt ids; negative ones are places of media, filled from `media` in order. */
@@ -25,170 +14,77 @@ export interface GenerationRequest {
   readonly media?: Float32Array
 }
 
+/** `stop`: a stop token or a stop string; `length`: `maxNewTokens`; `context`: the model has no more positions. */
 export type FinishReason = 'stop' | 'length' | 'context'
-export type GenerationEvent =
-  | { readonly type: 'token'; readonly row: number; readonly id: number }
-  | { readonly type: 'end'; readonly row: number; readonly reason: FinishReason }
+
+export interface TokenEvent {
+  readonly type: 'token'
+  /** The request's place among those of the call. */
+  readonly row: number
+  readonly id: number
+  /** Text that has become certain with this token: never half a character, often nothing. Empty where there is no tokenizer. */
+  readonly text: string
+  /** Natural logarithm of the token's probability under the model, before penalties and temperature. With `logprobs`. */
+  readonly logprob?: number
+  /** The likeliest tokens in its place, likeliest first. With `topLogprobs`. */
+  readonly topLogprobs?: readonly { readonly id: number; readonly logprob: number }[]
+}
+
+export interface EndEvent {
+  readonly type: 'end'
+  readonly row: number
+  readonly reason: FinishReason
+  /** Text that was held back. */
+  readonly text: string
+  /** Beam search: the beams, best first. */
+  readonly beams?: readonly Beam[]
+  /** Choices, in the order in which they were given. */
+  readonly choices?: readonly ScoredChoice[]
+}
+export type GenerationEvent = TokenEvent | EndEvent
+
+export interface Beam {
+  readonly ids: readonly number[]
+  /** The sum of the tokens' log-probabilities (and of the stop token's) over the length to the power of `lengthPenalty`. */
+  readonly score: number
+  /** Whether a stop token ended it. */
+  readonly finished: boolean
+}
+
+export interface ScoredChoice {
+  readonly text: string
+  /** The sum of the log-probabilities of its tokens. */
+  readonly logprob: number
+}
 
 /** Uniform random numbers of one request: number `index` decides its token `index`. */
 export type Draw = (row: number, index: number) => number
 
-export interface GeneratorModel {
-  readonly session: Session
-  readonly decoder: Pick<Decoder, 'layers' | 'kvHeads' | 'headDim' | 'hiddenSize' | 'maxPositions'>
-}
-
 /**
- * Generates for every row of a batch; rows that have ended take no further part in what is yielded.
+ * Generates for every row of a batch; rows that have ended take no further part.
  *
- * @param options `maxNewTokens`, sampling, `stopTokenIds` (required here: the caller knows the model's).
+ * @param options `maxNewTokens`, sampling, `stopTokenIds` (required here: the caller knows the model's). Nothing that needs a tokenizer.
  * @throws GENERATION_EMPTY, GENERATION_TOO_LONG, GENERATION_MEDIA, GENERATION_NOT_FINITE, and an AbortError between tokens.
+ * @example
+ * for await (const event of generateTokens({ session, decoder }, [{ ids: [1, 2, 3] }], { stopTokenIds: [2], draw: () => 0 })) console.log(event)
  */
 export async function* generateTokens(
-  { session, decoder }: GeneratorModel,
+  model: GeneratorModel,
   requests: readonly GenerationRequest[],
-  options: GenerationOptions & { readonly stopTokenIds: readonly number[]; readonly draw: Draw; readonly signal?: AbortSignal },
+  {
+    draw,
+    signal,
+    ...options
+  }: GenerationOptions & { readonly stopTokenIds: readonly number[]; readonly draw: Draw; readonly signal?: AbortSignal },
 ): AsyncGenerator<GenerationEvent> {
-  const { maxNewTokens = 256, stopTokenIds, draw, signal } = options
-  const runOptions = { fetch: ['logits'], carry: carryOf(decoder.layers), ...(signal === undefined ? {} : { signal }) }
-  for (const request of requests) checkRequest(request, decoder)
-  const stops = new Set(stopTokenIds)
-  const histories = requests.map(({ ids }) => ({ prompt: Array.from(ids), answer: new Array<number>() }))
-  const lengths = requests.map(({ ids }) => ids.length)
-  const open = new Set(requests.keys())
-  const latest = new Array<number>(requests.length).fill(0)
-
-  await session.setCarried(emptyCache(decoder, requests.length))
-  let feeds: NamedTensors = promptFeeds(requests, decoder.hiddenSize)
-  for (let step = 0; open.size > 0; step++) {
-    if (signal?.aborted) throw abortError(signal)
-    const { logits } = await session.run(feeds, runOptions)
-    if (logits?.dtype !== 'float32') throw new Error('internal: logits are float32')
-    const width = logits.data.length / requests.length
-    for (const row of [...open]) {
-      const scores = logits.data.subarray(row * width, (row + 1) * width)
-      const id = chooseToken(scores, options, histories[row], draw(row, step))
-      latest[row] = id
-      if (stops.has(id)) {
-        open.delete(row)
-        yield { type: 'end', row, reason: 'stop' }
-        continue
-      }
-      histories[row]?.answer.push(id)
-      yield { type: 'token', row, id }
-      const reason = step + 1 >= maxNewTokens ? 'length' : (lengths[row] ?? 0) + 1 >= decoder.maxPositions ? 'context' : undefined
-      if (reason !== undefined) {
-        open.delete(row)
-        yield { type: 'end', row, reason }
-      }
-    }
-    feeds = tokenFeeds(latest, lengths, decoder.hiddenSize)
-    // Rows that have ended go on writing to their own next place, which nobody reads; the place stays inside the cache.
-    for (const row of open) lengths[row] = (lengths[row] ?? 0) + 1
-  }
-}
-
-/** The whole prompts, padded at the right: rows keep their own positions, and later tokens overwrite the padding's places. */
-function promptFeeds(requests: readonly GenerationRequest[], hiddenSize: number): NamedTensors {
-  const tokens = Math.max(...requests.map(({ ids }) => ids.length))
-  const ids = new BigInt64Array(requests.length * tokens)
-  const positions = BigInt64Array.from({ length: ids.length }, (_, index) => BigInt(index % tokens))
-  const rows: number[] = []
-  const media: Float32Array[] = []
-  for (const [row, request] of requests.entries()) {
-    for (let place = 0; place < request.ids.length; place++) {
-      const id = request.ids[place] ?? 0
-      if (id < 0) rows.push(row, place)
-      else ids[row * tokens + place] = BigInt(id)
-    }
-    if (request.media !== undefined) media.push(request.media)
-  }
-  return {
-    [generationInputs.ids]: int64Tensor(ids, [requests.length, tokens]),
-    [generationInputs.positions]: int64Tensor(positions, [requests.length, tokens]),
-    [generationInputs.media]: {
-      dtype: 'float32',
-      dims: [rows.length / 2, hiddenSize],
-      data: joined(media, (rows.length / 2) * hiddenSize),
-    },
-    [generationInputs.mediaRows]: int64Tensor(rows, [rows.length / 2, 2]),
-    [generationInputs.outputRows]: int64Tensor(
-      requests.flatMap(({ ids: own }, row) => [row, own.length - 1]),
-      [requests.length, 2],
-    ),
-    [generationInputs.lastPlaces]: int32Tensor(
-      requests.map(({ ids: own }) => own.length - 1),
-      [requests.length],
-    ),
-    [generationInputs.totalLength]: int32Tensor([tokens], []),
-  }
-}
-
-/** One token for every row, at the row's own next place. */
-function tokenFeeds(latest: readonly number[], lengths: readonly number[], hiddenSize: number): NamedTensors {
-  const batch = latest.length
-  return {
-    [generationInputs.ids]: int64Tensor(latest, [batch, 1]),
-    [generationInputs.positions]: int64Tensor(lengths, [batch, 1]),
-    [generationInputs.media]: { dtype: 'float32', dims: [0, hiddenSize], data: new Float32Array(0) },
-    [generationInputs.mediaRows]: int64Tensor([], [0, 2]),
-    [generationInputs.outputRows]: int64Tensor(
-      latest.flatMap((_, row) => [row, 0]),
-      [batch, 2],
-    ),
-    [generationInputs.lastPlaces]: int32Tensor(lengths, [batch]),
-    [generationInputs.totalLength]: int32Tensor([Math.max(...lengths) + 1], []),
-  }
-}
-
-function emptyCache({ layers, kvHeads, headDim }: GeneratorModel['decoder'], batch: number): NamedTensors {
-  const empty: TensorValue = { dtype: 'float32', dims: [batch, kvHeads, 0, headDim], data: new Float32Array(0) }
-  return Object.fromEntries(
-    Array.from({ length: layers }, (_, layer) => cacheNames(layer).past).flatMap(({ key, value }) => [
-      [key, empty],
-      [value, empty],
-    ]),
+  for (const request of requests) checkRequest(request, model.decoder)
+  const answers = requests.map(
+    (request, row) => new Answer({ request, options, row, draw: (index) => draw(row, index) }, model.decoder.maxPositions),
   )
-}
-
-function carryOf(layers: number): Readonly<Record<string, string>> {
-  return Object.fromEntries(
-    Array.from({ length: layers }, (_, layer) => cacheNames(layer)).flatMap(({ past, present }) => [
-      [present.key, past.key],
-      [present.value, past.value],
-    ]),
-  )
-}
-
-function checkRequest({ ids, media }: GenerationRequest, { hiddenSize, maxPositions }: GeneratorModel['decoder']): void {
-  if (ids.length === 0) throw new ModalignError({ code: 'GENERATION_EMPTY', got: 'a prompt without tokens', expected: 'at least one' })
-  if (ids.length >= maxPositions) {
-    throw new ModalignError({
-      code: 'GENERATION_TOO_LONG',
-      got: `${ids.length} tokens`,
-      expected: `fewer than the model's ${maxPositions} positions`,
-    })
+  const loop = new GenerationLoop(model, { batchSize: Math.max(1, requests.length) })
+  try {
+    yield* loop.answer(answers, signal)
+  } finally {
+    await loop.dispose()
   }
-  const places = Array.from(ids).filter((id) => id < 0).length
-  const rows = (media?.length ?? 0) / hiddenSize
-  if (places !== rows)
-    throw new ModalignError({
-      code: 'GENERATION_MEDIA',
-      got: `${rows} media tokens`,
-      expected: `${places}, one for each place in the prompt`,
-    })
-}
-
-function joined(parts: readonly Float32Array[], length: number): Float32Array {
-  const whole = new Float32Array(length)
-  let offset = 0
-  for (const part of parts) {
-    whole.set(part, offset)
-    offset += part.length
-  }
-  return whole
-}
-
-function int32Tensor(values: readonly number[], dims: readonly number[]): TensorValue {
-  return { dtype: 'int32', dims, data: Int32Array.from(values) }
 }

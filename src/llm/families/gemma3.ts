@@ -19,7 +19,7 @@ const textFields = {
   rope_theta: z.number().positive().default(1_000_000),
   rope_local_base_freq: z.number().positive().default(10_000),
   rope_scaling: ropeScaling.nullish(),
-  rope_parameters: z.object({ full_attention: ropeScaling, sliding_attention: ropeScaling }).nullish(),
+  rope_parameters: z.object({ full_attention: ropeScaling.nullish(), sliding_attention: ropeScaling.nullish() }).nullish(),
 }
 
 /** What the family reads of config.json; other keys are ignored. Defaults are Gemma3TextConfig's. */

@@ -14,6 +14,7 @@ import { opt, optConfig } from './opt.ts'
 import { phi3, phi3Config } from './phi3.ts'
 import { qwen2, qwen2Config } from './qwen2.ts'
 import { qwen3, qwen3Config } from './qwen3.ts'
+import { t5, t5Config } from './t5.ts'
 
 /** Builds a decoder from a config that has its family's shape. */
 type Build = (config: unknown, weight: WeightLookup, file?: string) => Decoder
@@ -31,6 +32,7 @@ export const families: Readonly<Record<string, Build>> = {
   phi3: family(phi3Config, phi3),
   qwen2: family(qwen2Config, qwen2),
   qwen3: family(qwen3Config, qwen3),
+  t5: family(t5Config, t5),
 }
 
 /**
