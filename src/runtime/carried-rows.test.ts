@@ -40,7 +40,7 @@ test('every row holds the places of the row that it was, whatever was where befo
         // The target's own shape: rows are moved in its memory.
         const total = same ? (shapes[0]?.[0] ?? 1) : count
         const capacity = same ? (shapes[0]?.[1] ?? 1) : 5
-        const rows: readonly CarriedRow[] = Array.from({ length: total }, () => {
+        const rows: readonly Required<CarriedRow>[] = Array.from({ length: total }, () => {
           const set = pick(shapes.length)
           const [available, places] = shapes[set] ?? [1, 1]
           return { set: `${set}`, row: pick(available), places: pick(Math.min(places, capacity) + 1) }

@@ -3,23 +3,23 @@ import { ModalignError } from '../errors.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { dataArrays } from './feeds.ts'
 
-/** Where a row of the new values comes from: a row of a set of carried values, of which the first `places` along axis 2 are kept. */
+/** Where a row of the new values comes from: a row of a set of carried values, of which the first `places` along axis 2 are kept (default: all that fit). */
 export interface CarriedRow {
   readonly set: string
   readonly row: number
-  readonly places: number
+  readonly places?: number
 }
 
 /** Carried values by the name of their set. */
 export type CarriedSets = ReadonlyMap<string, NamedTensors>
 
 /**
- * Rows of carried values as a new set. Every value is [batch, heads, places, channels]; the new ones have `capacity` places, of which those past a row's own hold
- * anything. Where the target has this shape already, only rows that change are moved.
+ * Rows of carried values as a new set. Every value is [batch, heads, places, channels]; the new ones have `capacity` places (default: as many as the longest source of
+ * that value), of which those past a row's own hold anything. Where the target has this shape already, only rows that change are moved.
  *
  * @throws {ModalignError} `RUNTIME_CARRIED_ROWS`
  */
-export function arrangeRows(sets: CarriedSets, target: string, rows: readonly CarriedRow[], capacity: number): NamedTensors {
+export function arrangeRows(sets: CarriedSets, target: string, rows: readonly CarriedRow[], capacity?: number): NamedTensors {
   const sources = rows.map((row, index) => sets.get(row.set) ?? missing(`/rows/${index}/set`, `no carried values '${row.set}'`))
   const names = Object.keys(sources[0] ?? {})
   const before = sets.get(target)
@@ -31,13 +31,15 @@ function arranged(
   rows: readonly CarriedRow[],
   sources: readonly NamedTensors[],
   before: TensorValue | undefined,
-  capacity: number,
+  wanted: number | undefined,
 ): TensorValue {
   const values = sources.map((source, index) => source[name] ?? missing(`/rows/${index}/set`, `no value '${name}'`))
   const [first = missing('/rows', 'no rows')] = values
   const [, heads = 0, , channels = 0] = first.dims
+  const capacity = wanted ?? Math.max(...values.map(({ dims }) => dims[2] ?? 0))
+  const kept = (index: number): number => rows[index]?.places ?? Math.min(values[index]?.dims[2] ?? 0, capacity)
   for (const [index, { dims }] of values.entries()) {
-    const { row, places } = rows[index] ?? missing('/rows', 'no row')
+    const [row, places] = [rows[index]?.row ?? 0, kept(index)]
     if (dims.length !== 4 || dims[1] !== heads || dims[3] !== channels) missing(`/rows/${index}`, `'${name}' of shape [${dims.join(', ')}]`)
     if (row < 0 || row >= (dims[0] ?? 0)) missing(`/rows/${index}/row`, `row ${row} of ${dims[0]}`)
     if (places < 0 || places > Math.min(dims[2] ?? 0, capacity)) missing(`/rows/${index}/places`, `${places} places of ${dims[2]}`)
@@ -45,9 +47,9 @@ function arranged(
   const dims = [rows.length, heads, capacity, channels]
   const inPlace = before !== undefined && String(before.dims) === String(dims)
   const data = inPlace ? before.data : new dataArrays[first.dtype](rows.length * heads * capacity * channels)
-  const moves = rows.flatMap(({ row, places }, index) => {
+  const moves = rows.flatMap(({ row }, index) => {
     const source = values[index] ?? first
-    return source.data === data && row === index ? [] : [{ source, row, places, index }]
+    return source.data === data && row === index ? [] : [{ source, row, places: kept(index), index }]
   })
   // What is read may be written over by an earlier move: all is read first.
   const read = moves.map((move) => ({ ...move, heads: rowOf(move.source, move.row, move.places, inPlace && move.source.data === data) }))

@@ -80,7 +80,7 @@ export function hostSession(
     )
   }
 
-  const arrangeCarried = async (set: string, rows: readonly CarriedRow[], capacity: number): Promise<void> => {
+  const arrangeCarried = async (set: string, rows: readonly CarriedRow[], capacity?: number): Promise<void> => {
     if (closing.signal.aborted) throw disposedError()
     await unlessAborted(
       inTurn(async () => keep(set, arrangeRows(sets, set, rows, capacity))),

@@ -12,7 +12,7 @@ export type SessionDescription = Pick<Session, 'device' | 'passedOver' | 'inputs
 interface ArrangeRequest {
   readonly set: string
   readonly rows: readonly CarriedRow[]
-  readonly capacity: number
+  readonly capacity: number | undefined
 }
 
 let opened: HostedSession | undefined

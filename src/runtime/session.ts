@@ -96,12 +96,12 @@ export interface Session extends AsyncDisposable {
   /** Replaces all carried values of a set, in turn with the runs: names are inputs. `{}` clears them. */
   setCarried(values: NamedTensors, set?: string): Promise<void>
   /**
-   * Makes a set out of rows of carried values, in turn with the runs; the values are [batch, heads, places, channels], and the new ones have `capacity` places. No rows
-   * clear the set.
+   * Makes a set out of rows of carried values, in turn with the runs; the values are [batch, heads, places, channels], and the new ones have `capacity` places (default: as
+   * many as the longest). No rows clear the set.
    *
    * @throws {ModalignError} `RUNTIME_CARRIED_ROWS`
    */
-  arrangeCarried(set: string, rows: readonly CarriedRow[], capacity: number): Promise<void>
+  arrangeCarried(set: string, rows: readonly CarriedRow[], capacity?: number): Promise<void>
   /** Frees the model once a native run under way has ended; calls not yet answered reject with `RUNTIME_DISPOSED`. Further calls do nothing. */
   dispose(): Promise<void>
 }
