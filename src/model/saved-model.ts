@@ -1,4 +1,4 @@
-/** A trained projector on disk: `projector.safetensors` and `modalign.json`, which says what it was trained between and refuses anything else. */
+/** A trained projector on disk: `projector.safetensors`, `adapters/` of the language model where it has some, and `modalign.json`, which says what it was trained between and refuses anything else. */
 import { readFile } from 'node:fs/promises'
 import { isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
@@ -8,6 +8,8 @@ import { isFloating } from '../graph/tensor.ts'
 import { writeFileAtomic } from '../io/atomic.ts'
 import { fileError } from '../io/file-error.ts'
 import { nodeFs } from '../io/fs-ops.ts'
+import { loadAdapters, saveAdapters } from '../llm/adapters/adapter-files.ts'
+import { adapterSchema } from '../llm/adapters/settings.ts'
 import { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from '../llm/language-model.ts'
 import { float32Tensor } from '../tensors.ts'
 import { toFloat32 } from '../weights/float16.ts'
@@ -19,6 +21,7 @@ import { gridTokens } from './token-grid.ts'
 
 const manifestName = 'modalign.json'
 const weightsName = 'projector.safetensors'
+const adaptersName = 'adapters'
 const formatVersion = 1
 
 const jsonObject: z.ZodType<JsonObject> = z.record(z.string(), z.json())
@@ -31,6 +34,8 @@ const manifestSchema = z.strictObject({
     hiddenSize: z.int().positive(),
     /** Relative to the manifest's folder, or absolute. */
     path: z.string().optional(),
+    /** What of it was trained; the values lie in `adapters/`. */
+    adapters: adapterSchema.optional(),
   }),
   image: z.strictObject({
     encoder: z.strictObject({
@@ -55,8 +60,12 @@ export type ModelManifest = z.infer<typeof manifestSchema>
 export async function saveModel(model: MultimodalModel, folder: string): Promise<void> {
   const target = resolve(folder)
   await nodeFs.mkdir(target)
-  const tensors = Object.entries(model.parameters).map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
+  const { adapters } = model.llm
+  const tensors = Object.entries(model.parameters)
+    .filter(([name]) => adapters === undefined || !Object.hasOwn(adapters.parameters, name))
+    .map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
   await writeSafetensors(join(target, weightsName), tensors, { format: 'modalign' })
+  if (adapters !== undefined) await saveAdapters(model.llm, join(target, adaptersName))
   await writeFileAtomic(join(target, manifestName), `${JSON.stringify(manifestOf(model, target), undefined, 2)}\n`)
 }
 
@@ -64,7 +73,13 @@ function manifestOf({ llm, image: { encoder, projector }, grid, imageTokens }: M
   const { recipe } = encoder
   return {
     format: formatVersion,
-    llm: { label: llm.label, identity: llm.identity, hiddenSize: llm.decoder.hiddenSize, path: portable(folder, llm.folder) },
+    llm: {
+      label: llm.label,
+      identity: llm.identity,
+      hiddenSize: llm.decoder.hiddenSize,
+      path: portable(folder, llm.folder),
+      ...(llm.adapters && { adapters: llm.adapters.settings }),
+    },
     image: {
       encoder: {
         label: encoder.label,
@@ -90,7 +105,7 @@ export interface Catalogues {
   readonly projectors: Readonly<Record<string, ProjectorDefinition>>
 }
 export interface LoadOptions extends LanguageModelOptions {
-  /** In place of the language model that the manifest names; it must be the same one. */
+  /** In place of the language model that the manifest names; it must be the same one, without adapters. */
   readonly llm?: LanguageModel
   /** In place of the encoder that the manifest names; it must be the same one. */
   readonly encoder?: Encoder<'image'>
@@ -113,9 +128,11 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
   const encoder = options.encoder ?? (await namedEncoder(manifest, catalogues, directory, file))
   try {
     assertSamePair(manifest, { llm, encoder }, file)
-    const model = await compose({ llm, image: { encoder, projector }, ...(options.reader && { reader: options.reader }) })
+    const { adapters } = manifest.llm
+    const adapted = adapters === undefined ? llm : await loadAdapters(llm, adapters, join(directory, adaptersName))
+    const model = await compose({ llm: adapted, image: { encoder, projector }, ...(options.reader && { reader: options.reader }) })
     const weights = join(directory, weightsName)
-    setParameters(model, await readParameters(weights), weights)
+    setParameters(model, { ...adapted.adapters?.parameters, ...(await readParameters(weights)) }, weights)
     return model
   } catch (error) {
     // One that was given stays with whoever gave it.

@@ -1,14 +1,18 @@
 /** Adapters on disk: PEFT's folders, and checkpoints with adapters merged in. */
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { ModalignError } from '../../errors.ts'
 import type { TrainableValue } from '../../graph/parameters.ts'
+import { nodeFs } from '../../io/fs-ops.ts'
+import { float32Tensor } from '../../tensors.ts'
 import { openCheckpoint } from '../../weights/checkpoint.ts'
+import { toFloat32 } from '../../weights/float16.ts'
+import { openSafetensors, writeSafetensors } from '../../weights/safetensors.ts'
 import type { Adapters, LanguageModel } from '../language-model.ts'
 import { type AdaptedLanguageModel, adaptedWith, valueIn } from './adapt.ts'
 import { restoreOriginals, type WeightChange, writeChanged } from './merged-checkpoint.ts'
 import { type PeftBase, readPeft, writePeftLora, writePeftPrompt } from './peft.ts'
-import { type AdapterPlan, planAdapters } from './plan.ts'
-import { loraScale } from './settings.ts'
+import { type AdapterPlan, planAdapters, scopeName } from './plan.ts'
+import { type AdapterSettings, loraScale } from './settings.ts'
 
 /**
  * A language model with an adapter that PEFT (or `saveAdapter`) wrote: LoRA or prompt tuning.
@@ -46,6 +50,39 @@ export async function saveAdapter(llm: LanguageModel, folder: string): Promise<v
   }
   if (lora !== undefined) await saveLora(llm, folder)
   if (softPrompt !== undefined) await saveSoftPrompt(llm, folder)
+}
+
+const parts = { lora: 'lora', softPrompt: 'soft-prompt', unfrozen: 'unfrozen.safetensors' } as const
+
+/**
+ * Writes everything that is trained: `lora/` and `soft-prompt/` as PEFT has them, and `unfrozen.safetensors` by the names of the checkpoint. Settings are the caller's to keep.
+ *
+ * @throws ADAPTER_NONE, and what writing throws
+ */
+export async function saveAdapters(llm: LanguageModel, folder: string): Promise<void> {
+  const { settings, parameters } = adaptersOf(llm)
+  if (settings.lora !== undefined) await saveLora(llm, join(folder, parts.lora))
+  if (settings.softPrompt !== undefined) await saveSoftPrompt(llm, join(folder, parts.softPrompt))
+  if (settings.unfreeze === undefined) return
+  const { unfrozen } = planAdapters(llm.build, settings, llm.embeddingRms)
+  const tensors = [...unfrozen].map(([name, parameter]) => {
+    const { data, dims } = valueIn(parameters, parameter.name)
+    return { name, value: float32Tensor(data, dims) }
+  })
+  await nodeFs.mkdir(folder)
+  await writeSafetensors(join(folder, parts.unfrozen), tensors, { format: 'pt' })
+}
+
+/** A model with the adapters that {@link saveAdapters} wrote. @throws ADAPTER_*, SAFETENSORS_* */
+export async function loadAdapters(llm: LanguageModel, settings: AdapterSettings, folder: string): Promise<AdaptedLanguageModel> {
+  const values: Record<string, TrainableValue> = {}
+  if (settings.lora !== undefined) Object.assign(values, (await readPeft(join(folder, parts.lora))).values)
+  if (settings.softPrompt !== undefined) Object.assign(values, (await readPeft(join(folder, parts.softPrompt))).values)
+  if (settings.unfreeze !== undefined) {
+    const file = await openSafetensors(join(folder, parts.unfrozen))
+    for (const [name, { shape }] of file.tensors) values[`${scopeName}.${name}`] = { dims: shape, data: toFloat32(await file.read(name)) }
+  }
+  return adaptedWith(llm, settings, values, folder)
 }
 
 /** Writes the LoRA of a model, whatever else it has. */
