@@ -21,6 +21,9 @@ export {
   captionJob,
 } from './jobs/caption.ts'
 export { type InputItem, type InputOptions, type Inputs, imageExtensions, inputItems } from './jobs/inputs.ts'
+export { type AdaptedLanguageModel, type AdaptOptions, adapt } from './llm/adapters/adapt.ts'
+export { loadAdapter, mergeAdapters, saveAdapter, unmergeAdapters } from './llm/adapters/adapter-files.ts'
+export type { AdapterOptions, AdapterSettings } from './llm/adapters/settings.ts'
 export type { Decoder } from './llm/decoder.ts'
 export { type GenerationEvent, type GenerationOptions, type GenerationRequest, generationOptionsSchema } from './llm/generation.ts'
 export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation-session.ts'

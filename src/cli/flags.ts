@@ -19,7 +19,7 @@ export interface Flag {
 }
 
 /**
- * Every leaf of an object schema as a flag. A leaf that may also be an object takes YAML in braces: `--image-projector '{name: mlp, depth: 3}'`.
+ * Every leaf of an object schema as a flag. A leaf that may also be an object or a list takes YAML in braces or brackets: `--image-projector '{name: mlp, depth: 3}'`.
  *
  * @example
  * flagsOf(z.strictObject({ learningRate: z.number() })) // [{ name: 'learning-rate', path: ['learningRate'], kind: 'number', ... }]
@@ -76,10 +76,12 @@ function oneValue(flag: Flag, text: string | boolean): { readonly value: unknown
     const value = decimalNumber(text)
     return value === undefined ? refused(flag, text, 'a decimal number, such as 16 or 2e-3') : { value }
   }
-  if (flag.kind === 'structured' && text.startsWith('{')) {
+  if (flag.kind === 'structured' && /^[{[]/.test(text)) {
     const document = parseDocument(text, { version: '1.2', schema: 'core', prettyErrors: false })
     const [error] = [...document.errors, ...document.warnings]
-    return error === undefined ? { value: document.toJS({ maxAliasCount: 0 }) } : refused(flag, text, 'YAML in braces', error.message)
+    return error === undefined
+      ? { value: document.toJS({ maxAliasCount: 0 }) }
+      : refused(flag, text, 'YAML in braces or brackets', error.message)
   }
   return { value: text }
 }

@@ -4,6 +4,8 @@ import { z } from 'zod'
 import { validateDataset } from '../../../datasets/index.ts'
 import { type ErrorData, excerpt, ModalignError, renderError } from '../../errors.ts'
 import { errnoOf, fileError } from '../../io/file-error.ts'
+import { adapt } from '../../llm/adapters/adapt.ts'
+import { adapterShape, hasAdapters } from '../../llm/adapters/settings.ts'
 import { loadLanguageModel } from '../../llm/language-model.ts'
 import type { DatasetSource, SampleOptions } from '../../model/contracts.ts'
 import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
@@ -32,6 +34,7 @@ const settings = z.strictObject({
   image: z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema }),
   data: z.strictObject(datasetSettings),
   output: pathSchema,
+  ...adapterShape,
   ...tuneOptionsSchema.shape,
   evaluation: z.strictObject(datasetSettings).optional(),
   prompts: z.array(samplePromptSchema.meta({ resolve: resolvedPrompt })).optional(),
@@ -84,6 +87,14 @@ export const tuneCommand = defineCommand({
     'evaluation-path': 'held-out records: their mean loss is measured as the run goes on',
     'evaluation-root': datasetHelp.root,
     'evaluation-format': datasetHelp.format,
+    'lora-rank': 'train a LoRA of the language model: its rank; default 8, as soon as one of its settings is given',
+    'lora-alpha': 'the LoRA is scaled by alpha / rank; default: the rank',
+    'lora-targets': 'all-linear (default), or names of layers: [q_proj, v_proj]',
+    'lora-dropout': "share of the LoRA's inputs that training drops; default 0",
+    'lora-rslora': 'scale by alpha / sqrt(rank) instead',
+    'soft-prompt-tokens': 'train so many embeddings in front of every sequence',
+    'soft-prompt-text': 'a text whose embeddings they begin as',
+    unfreeze: "train the language model's own weights: all, or patterns of names: ['model.layers.29.**', model.norm.weight]",
     output: 'folder of the run: metrics.jsonl, checkpoints, loss.svg, loss.png and the model',
     ...Object.fromEntries(Object.entries(tuningHelp).map(([name, help]) => [kebab(name), help])),
   },
@@ -102,7 +113,17 @@ export const tuneCommand = defineCommand({
     const model = await composeModel(given)
     try {
       const bad = new BadRecords(terminal)
-      const { llm: _, image: __, data: ___, evaluation: ____, output, ...options } = given
+      const {
+        llm: _,
+        image: __,
+        data: ___,
+        evaluation: ____,
+        lora: _____,
+        softPrompt: ______,
+        unfreeze: _______,
+        output,
+        ...options
+      } = given
       const listener = (event: RunEvent): void => {
         if (event.type === 'start') {
           finishing = true
@@ -213,10 +234,12 @@ function withoutRecords(source: DatasetSource, problems: readonly ErrorData[]): 
   }
 }
 
-async function composeModel({ llm: folder, image, device, threads, seed }: Settings): Promise<MultimodalModel> {
+async function composeModel({ llm: folder, image, device, threads, seed, lora, softPrompt, unfreeze }: Settings): Promise<MultimodalModel> {
   const place = withoutUndefined({ device, threads })
   const projector = await makeProjector(image.projector)
-  const llm = await loadLanguageModel(folder, place)
+  const frozen = await loadLanguageModel(folder, place)
+  const adapters = withoutUndefined({ lora, softPrompt, unfreeze })
+  const llm = hasAdapters(adapters) ? await adapt(frozen, { ...adapters, ...(seed !== undefined && { seed }) }) : frozen
   const encoder = await makeEncoder(image.encoder, place)
   try {
     return await compose({ llm, image: { encoder, projector }, ...(seed !== undefined && { seed }) })
@@ -282,7 +305,12 @@ function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: O
   terminal.note(
     `trained: the projector ${projector.definition.name}, ${countText(parameters)} parameters, ${countText(steps)} steps in ${durationText(seconds)}${steps === 0 ? '' : `, last loss ${loss.toFixed(4)}`}`,
   )
-  terminal.note(`not trained: the encoder ${encoder.label} and the language model ${model.llm.label} (frozen)`)
+  const { llm } = model
+  const adapters = Object.keys(llm.adapters?.settings ?? {})
+  if (adapters.length > 0) terminal.note(`trained, too: ${adapters.join(', ')} of the language model ${llm.label}`)
+  terminal.note(
+    `not trained: the encoder ${encoder.label} and the ${adapters.length > 0 ? 'other weights of the ' : ''}language model ${llm.label} (frozen)`,
+  )
   terminal.note(
     `data: ${countText(samples)} samples of ${given.data.path}; left out: ${badRecords === 0 ? 'none' : `${countText(badRecords)} records (${words.join(', ')})`}`,
   )
