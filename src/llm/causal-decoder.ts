@@ -1,5 +1,5 @@
 /** What every decoder-only family shares: embeddings in, layers one after another with their caches, a final norm, an output matrix. */
-import { gather } from '../graph/operators/gather.ts'
+import { gatherRows } from '../graph/composites/block-quantised.ts'
 import { mul } from '../graph/operators/mul.ts'
 import type { Tensor } from '../graph/tensor.ts'
 import type { DecodeContext, Decoder, LayerCache } from './decoder.ts'
@@ -42,7 +42,7 @@ export function causalDecoder(parts: CausalDecoderParts): Decoder {
     kvHeads,
     headDim,
     maxPositions,
-    embed: (ids) => (embeddingScale === undefined ? gather(table, ids) : mul(gather(table, ids), embeddingScale)),
+    embed: (ids) => (embeddingScale === undefined ? gatherRows(table, ids) : mul(gatherRows(table, ids), embeddingScale)),
     decode(inputsEmbeds, context) {
       let x = parts.before?.(inputsEmbeds, context.positions) ?? inputsEmbeds
       const cache: LayerCache[] = []

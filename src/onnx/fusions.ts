@@ -10,6 +10,7 @@ const microsoft = 'com.microsoft'
 const normalization = z.object({ epsilon: z.number() })
 const rotary = z.object({ interleaved: z.boolean() })
 const gate = z.object({ alpha: z.number() })
+const packedBits = z.object({ bits: z.number() })
 const cached = z.object({
   heads: z.number(),
   kvHeads: z.number(),
@@ -78,6 +79,27 @@ const fusions: Readonly<Record<string, FusionRule>> = {
         ...(turned.length === 0 ? {} : { do_rotary: { int: 1 }, rotary_interleaved: { int: 0 } }),
         ...(window === undefined ? {} : { local_window_size: { int: window } }),
         ...(softcap === undefined ? {} : { softcap: { float: softcap } }),
+      },
+      microsoft,
+    )
+  },
+
+  /** Level 4: activations are quantised to 8 bits block by block, which is what makes it fast on CPUs. */
+  MatMulBlocks(context, { inputs: [x, packed, scales] }, attributes) {
+    const { bits } = packedBits.parse(attributes)
+    const [rows, blocks, bytes] = packed?.shape ?? []
+    if (typeof rows !== 'number' || typeof blocks !== 'number' || typeof bytes !== 'number') throw new Error('internal: blocks are counted')
+    const blockSize = (bytes * 8) / bits
+    return context.node(
+      'MatMulNBits',
+      [context.value(x), context.value(packed), context.value(scales)],
+      1,
+      {
+        K: { int: blocks * blockSize },
+        N: { int: rows },
+        bits: { int: bits },
+        block_size: { int: blockSize },
+        accuracy_level: { int: 4 },
       },
       microsoft,
     )

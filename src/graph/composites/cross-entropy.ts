@@ -4,7 +4,6 @@ import { add } from '../operators/add.ts'
 import { concat } from '../operators/concat.ts'
 import { exp } from '../operators/exp.ts'
 import { expand } from '../operators/expand.ts'
-import { gather } from '../operators/gather.ts'
 import { gatherElements } from '../operators/gather-elements.ts'
 import { logSoftmax } from '../operators/log-softmax.ts'
 import { matmul } from '../operators/matmul.ts'
@@ -19,6 +18,7 @@ import { tanh } from '../operators/tanh.ts'
 import { swapLastAxes } from '../operators/transpose.ts'
 import { unsqueeze } from '../operators/unsqueeze.ts'
 import { fixedDim, scalar, type Tensor } from '../tensor.ts'
+import { gatherRows, matmulWeight } from './block-quantised.ts'
 import { matmulTransposed } from './linear.ts'
 
 /** Negative log-likelihood of one label per row.  logits [rows, classes], labels int64 [rows] -> [rows]. */
@@ -56,7 +56,7 @@ const apply = defineComposite<{ readonly softcap?: number }>({
       return {
         losses: unsqueeze(losses, [0]),
         sum: reduceSum(mul(losses, r), [0]),
-        dHidden: unsqueeze(mul(sub(matmul(p, weight), atLabel(gather(weight, l))), perRow), [0]),
+        dHidden: unsqueeze(mul(sub(matmulWeight(p, weight), atLabel(gatherRows(weight, l))), perRow), [0]),
         dWeight: sub(
           matmul(swapLastAxes(p), weighted),
           scatterNd(expand(scalar(0), weight.shape), unsqueeze(l, [1]), atLabel(weighted), 'add'),

@@ -4,6 +4,7 @@ import { asRows, matmul } from '../operators/matmul.ts'
 import { swapLastAxes } from '../operators/transpose.ts'
 import { type ParameterScope, uniform } from '../parameters.ts'
 import { fixedDim, type Tensor } from '../tensor.ts'
+import { blocksOf, matmulBlocks, matmulWeight } from './block-quantised.ts'
 
 /**
  * Its own gradient, because the weight stays as checkpoints keep it, [out, in]: forward multiplies by its transpose, backward by the same array as it lies,
@@ -14,13 +15,14 @@ const apply = defineComposite<undefined>({
   expand: (inputs) => [matmul(required(inputs, 0, 'MatMulTransposed'), swapLastAxes(required(inputs, 1, 'MatMulTransposed')))],
   gradient({ inputs: [x, w], upstream: [g], needs }) {
     if (x === undefined || w === undefined || g === undefined) return []
-    return [needs[0] ? matmul(g, w) : undefined, needs[1] ? matmul(swapLastAxes(asRows(g)), asRows(x)) : undefined]
+    return [needs[0] ? matmulWeight(g, w) : undefined, needs[1] ? matmul(swapLastAxes(asRows(g)), asRows(x)) : undefined]
   },
 })
 
-/** Y = X W^T.  X [..., in], W [out, in] -> Y [..., out]: what a linear layer's weight means in every checkpoint. */
+/** Y = X W^T.  X [..., in], W [out, in] -> Y [..., out]: what a linear layer's weight means in every checkpoint. W may be kept in blocks (`blockQuantised`). */
 export function matmulTransposed(x: Tensor, weight: Tensor): Tensor {
-  return only(apply([x, weight], undefined))
+  const blocks = blocksOf(weight)
+  return blocks === undefined ? only(apply([x, weight], undefined)) : matmulBlocks(x, blocks)
 }
 
 /**
