@@ -1,0 +1,85 @@
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { z } from 'zod'
+import { ast } from '../encoders/ast.ts'
+import type { SoundFamilyOptions } from '../encoders/blocks/sound-family.ts'
+import { hubert } from '../encoders/hubert.ts'
+import type { SoundEncoder } from '../encoders/sound-encoder.ts'
+import { wav2vec2 } from '../encoders/wav2vec2.ts'
+import { wavlm } from '../encoders/wavlm.ts'
+import { whisper } from '../encoders/whisper.ts'
+import { gridTokens } from '../src/model/token-grid.ts'
+
+const floats = z.base64().transform((text) => {
+  const bytes = Uint8Array.from(Buffer.from(text, 'base64'))
+  return new Float32Array(bytes.buffer)
+})
+const fixtureSchema = z.object({
+  transformers: z.string(),
+  results: z.array(
+    z.object({ length: z.int(), layer: z.union([z.int(), z.literal('last')]), tokens: z.int(), width: z.int(), features: floats }),
+  ),
+})
+
+/** A sweep over a hum with clicks: the formula of make_families.py. */
+function sound(length: number, rate = 16_000): Float32Array {
+  return Float32Array.from({ length }, (_, at) => {
+    const time = at / rate
+    const sweep = 0.5 * Math.sin(2 * Math.PI * (100 + 900 * time) * time)
+    return sweep + 0.2 * Math.sin(2 * Math.PI * 50 * time) + 0.05 * (((at * 7919) % 1009) / 504.5 - 1) + 0.01
+  })
+}
+
+const folderOf = (name: string): string => fileURLToPath(new URL(`fixtures/audio/families/${name}`, import.meta.url))
+
+const cases: readonly (readonly [
+  string,
+  (options: SoundFamilyOptions) => Promise<SoundEncoder>,
+  ((values: Float32Array, width: number) => Float32Array)?,
+])[] = [
+  ['whisper', whisper],
+  ['wav2vec2-group', wav2vec2],
+  ['wav2vec2-layer', wav2vec2],
+  ['hubert', hubert],
+  ['wavlm', wavlm],
+  ['wavlm-stable', wavlm],
+  ['ast', ast, astOrder],
+]
+
+/** Without the two prefix tokens, time by time: Transformers has frequency by frequency. */
+function astOrder(values: Float32Array, width: number): Float32Array {
+  const bands = 12
+  const times = (values.length / width - 2) / bands
+  return values.slice(2 * width).map((_, at) => {
+    const [token, channel] = [Math.floor(at / width), at % width]
+    const [time, band] = [Math.floor(token / bands), token % bands]
+    return values[(2 + band * times + time) * width + channel] ?? Number.NaN
+  })
+}
+
+describe.each(cases)('%s', (name, open, order = (values) => values) => {
+  const folder = folderOf(name)
+  const { results } = fixtureSchema.parse(JSON.parse(readFileSync(`${folder}/features.json`, 'utf8')))
+  // A session for each layer: two families show that all of them are found.
+  const all = process.env.MODALIGN_LONG === '1' || name === 'whisper' || name === 'wav2vec2-group'
+  const layers = [...new Set(results.map(({ layer }) => layer))].filter((layer) => all || layer === 'last')
+
+  test.each(layers)('gives the features of Transformers, layer %s', async (layer) => {
+    const encoder = await open({ model: folder, layer, device: 'cpu', threads: 1 })
+    try {
+      for (const result of results.filter((each) => each.layer === layer)) {
+        const input = await encoder.preprocess({ sampleRateHz: 16_000, samples: sound(result.length) })
+        const { tokens, width, data } = await encoder.encode([input])
+        expect(width).toBe(result.width)
+        expect(tokens).toBe(gridTokens(encoder.grid({ seconds: result.length / 16_000 })))
+        const expected = order(result.features, width)
+        if (!['whisper', 'ast'].includes(name)) expect(tokens).toBe(result.tokens)
+        const difference = data.reduce((largest, value, at) => Math.max(largest, Math.abs(value - (expected[at] ?? Number.NaN))), 0)
+        expect(difference).toBeLessThan(1e-4)
+      }
+    } finally {
+      await encoder.dispose()
+    }
+  })
+})
