@@ -8,7 +8,7 @@ import { reshape } from '../src/graph/operators/reshape.ts'
 import { sub } from '../src/graph/operators/sub.ts'
 import { featureMean, filled } from '../src/graph/parameters.ts'
 import { constant, dimAt, fixedDim } from '../src/graph/tensor.ts'
-import { defineProjector, onlyFeatures } from '../src/model/projector.ts'
+import { defineProjector, oneGrid, onlyFeatures } from '../src/model/projector.ts'
 import { poolingMatrix } from './pooling-matrix.ts'
 
 /**
@@ -31,7 +31,7 @@ export const pooledMlp = defineProjector({
   tokens: (_, { tokens }) => ({ segments: [{ frames: 1, rows: 1, columns: tokens }] }),
   build(input, scope, { outputWidth, embeddingRms, grid, options }) {
     const features = onlyFeatures(input, 'pooledMlp')
-    const pooling = poolingMatrix(grid, options)
+    const pooling = poolingMatrix(oneGrid({ grid }, 'pooledMlp'), options)
     const joined = (pooling.dims[0] ?? 0) * fixedDim(features.shape, -1, 'features')
     const media = dimAt(features.shape, 0)
     const channels = fixedDim(features.shape, -1, 'features')

@@ -38,17 +38,18 @@ export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
 export { type ImagePreprocessing, preprocessImage } from './media/preprocess.ts'
 export { parsePreprocessorConfig, readPreprocessorConfig } from './media/preprocessor-config.ts'
 export { type Box, remapBox, type View, type ViewBox, viewsOf } from './media/views.ts'
+export type { Branch, Branches } from './model/branches.ts'
 export type * from './model/contracts.ts'
-export { localReader, type MediaReader, type ReadOptions } from './model/media-reader.ts'
+export type { MediumFeatures } from './model/media-features.ts'
+export { localReader, type MediaReader, type ReadAudioOptions, type ReadOptions } from './model/media-reader.ts'
 export {
   type CaptionOptions,
   type ChatOptions,
   type ComposeOptions,
   compose,
-  type ImageBranch,
   MultimodalModel,
 } from './model/multimodal-model.ts'
-export { defineProjector, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
+export { defineProjector, oneGrid, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
 export { type Catalogues, type LoadOptions, loadModel, type ModelManifest, readManifest, saveModel } from './model/saved-model.ts'
 export { gridTokens, imageGrid } from './model/token-grid.ts'
 export { type LoweredModel, type LowerRequest, lower } from './onnx/lower.ts'

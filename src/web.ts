@@ -48,7 +48,7 @@ export { type ChatTemplate, type ChatTemplateFiles, createChatTemplate } from '.
 export { type LabelledIds, type LabelOptions, labelSpans, type PromptIds, type PromptOptions, renderPrompt } from './text/label-spans.ts'
 export { renderPreview } from './text/preview.ts'
 export { createTokenizer, type Tokenizer, type TokenizerFiles } from './text/tokenizer.ts'
-export { type Batch, type BatchItem, type CollateOptions, collate, type MediaShape, type MediumFeatures } from './training/batch.ts'
+export { type Batch, type BatchItem, type CollateOptions, collate } from './training/batch.ts'
 export { type LossCurveOptions, type LossPoint, renderLossCurve } from './training/loss-curve.ts'
 export { type AdamWOptions, adamw } from './training/optimizers/adamw.ts'
 export { type OptimizerSpec, optimizerOf, optimizerSchema } from './training/optimizers/index.ts'

@@ -130,9 +130,10 @@ export async function trainingStep(
 ): Promise<StepOutcome> {
   const decoder = llama(config, await memoryWeights(await readSafetensors(weights)))
   const projector = mlp({ depth: 2 })
+  const media = [{ modality: 'image' as const, projector, grid, width: encoderWidth }]
   const { model, parameters, headChunks } = stepGraph({
     decoder,
-    media: [{ modality: 'image', projector, grid, width: encoderWidth }],
+    media,
     headChunks: 2,
   })
 
@@ -148,7 +149,7 @@ export async function trainingStep(
       const labelled = labelSpans(sample, options)
       return { ...labelled, features: labelled.media.map(() => features) }
     }),
-    { media: [{ modality: 'image', tokens, width: encoderWidth, tokensOut: tokens }], headChunks },
+    { media, headChunks },
   )
 
   const session = await open(model)

@@ -45,7 +45,6 @@ interface ReferenceRun {
 const folder = fileURLToPath(new URL('./fixtures/parity/step/', import.meta.url))
 const run: ReferenceRun = JSON.parse(readFileSync(`${folder}run.json`, 'utf8'))
 const [pictureTokens, featureWidth] = [16, 24]
-const mediaShape = { modality: 'image' as const, tokens: pictureTokens, width: featureWidth, tokensOut: pictureTokens }
 const mediaPath: MediaPath = { modality: 'image', projector: mlp({ depth: 2 }), grid: imageGrid(4, 4), width: featureWidth }
 
 let values: SafetensorsFile
@@ -139,7 +138,7 @@ function itemsOf(features: readonly Float32Array[]): readonly BatchItem[] {
 
 function batchOf(indices: readonly number[]): Batch {
   const chosen = indices.flatMap((index) => items[index] ?? [])
-  return collate(chosen, { media: [mediaShape], headChunks: graph.headChunks })
+  return collate(chosen, { media: [mediaPath], headChunks: graph.headChunks })
 }
 
 function relativeNorm(ours: Iterable<number>, theirs: Iterable<number>): number {

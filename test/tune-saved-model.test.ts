@@ -50,7 +50,11 @@ async function copyOfSaved(): Promise<string> {
   return folder
 }
 
-async function refusal(folder: string, parts: Parameters<typeof loadModel>[2] = { llm, encoder }, from = catalogues): Promise<ErrorData> {
+async function refusal(
+  folder: string,
+  parts: Parameters<typeof loadModel>[2] = { llm, encoders: { image: encoder } },
+  from = catalogues,
+): Promise<ErrorData> {
   const error: unknown = await loadModel(folder, from, parts).then(
     () => 'no error',
     (thrown: unknown) => thrown,
@@ -69,9 +73,9 @@ async function editManifest(folder: string, edit: (text: string) => string): Pro
 
 describe('a round trip', () => {
   test('gives the same values, features and answers', async () => {
-    const loaded = await loadModel(saved, catalogues, { llm, encoder })
+    const loaded = await loadModel(saved, catalogues, { llm, encoders: { image: encoder } })
     expect(loaded.parameters).toEqual(model.parameters)
-    expect(loaded.image.projector).toMatchObject({ options: { depth: 2 } })
+    expect(loaded.branch('image').projector).toMatchObject({ options: { depth: 2 } })
     const options = { root: join(root, 'data'), maxNewTokens: 8 }
     expect(await loaded.caption(pictures, options)).toEqual(await model.caption(pictures, options))
     const again = join(root, 'again')
@@ -88,7 +92,7 @@ describe('a round trip', () => {
     expect(await readFile(join(before, 'model', 'modalign.json'), 'utf8')).not.toContain(before)
     const after = join(root, 'after')
     await rename(before, after)
-    const loaded = await loadModel(join(after, 'model'), catalogues, { encoder, device: 'cpu' })
+    const loaded = await loadModel(join(after, 'model'), catalogues, { encoders: { image: encoder }, device: 'cpu' })
     expect(loaded.llm.identity).toBe(there.identity)
     expect(loaded.llm.folder).toBe(join(after, 'llm'))
   })
@@ -110,7 +114,7 @@ describe('a round trip', () => {
     await saveModel(await compose({ llm, image: { encoder: { ...encoder, recipe }, projector: linear() } }), folder)
     await using loaded = await loadModel(folder, tiny, { llm })
     expect(made).toEqual([{ ...recipe.options, model: file }])
-    expect(loaded.image.encoder.fingerprint).toBe(encoder.fingerprint)
+    expect(loaded.branch('image').encoder.fingerprint).toBe(encoder.fingerprint)
     expect(await refusal(folder, { llm })).toMatchObject({ code: 'MODEL_ENCODER_UNKNOWN', field: '/image/encoder/recipe', got: 'tiny' })
     const { recipe: _, ...byHand } = encoder
     await saveModel(await compose({ llm, image: { encoder: byHand, projector: linear() } }), folder)
@@ -121,7 +125,7 @@ describe('a round trip', () => {
 describe('another pair is refused, with what differs', () => {
   test('another language model', async () => {
     const other = await loadLanguageModel(join(root, 'other-llm'))
-    const details = await refusal(saved, { llm: other, encoder })
+    const details = await refusal(saved, { llm: other, encoders: { image: encoder } })
     expect(details).toMatchObject({ code: 'MODEL_MISMATCH', file: join(saved, 'modalign.json') })
     const text = renderError(details)
     expect(text).toContain(
@@ -133,7 +137,7 @@ describe('another pair is refused, with what differs', () => {
   test('another encoder, which stays open for its owner', async () => {
     const other = await openEncoder(join(root, 'other-encoder.onnx'), 9)
     try {
-      const details = await refusal(saved, { llm, encoder: other })
+      const details = await refusal(saved, { llm, encoders: { image: other } })
       expect(details.code).toBe('MODEL_MISMATCH')
       expect(renderError(details)).toContain(
         `encoder: trained with encoder.onnx (${encoder.fingerprint.slice(0, 12)}), given other-encoder.onnx (${other.fingerprint.slice(0, 12)})`,
@@ -153,7 +157,7 @@ describe('another pair is refused, with what differs', () => {
       width: 99,
       grid: () => ({ segments: [{ frames: 1, rows: 3, columns: 3 }] }),
     }
-    const { message } = new ModalignError(await refusal(saved, { llm: other, encoder: wider }))
+    const { message } = new ModalignError(await refusal(saved, { llm: other, encoders: { image: wider } }))
     for (const part of [
       'given other-llm',
       'encoder: trained with',
@@ -292,7 +296,10 @@ describe('modalign.json', () => {
   test('a path to no language model names it', async () => {
     const folder = await copyOfSaved()
     await editManifest(folder, (text) => text.replace(/"path": "[^"]*"/, '"path": "elsewhere"'))
-    expect(await refusal(folder, { encoder })).toMatchObject({ code: 'LLM_CONFIG_MISSING', file: join(folder, 'elsewhere', 'config.json') })
+    expect(await refusal(folder, { encoders: { image: encoder } })).toMatchObject({
+      code: 'LLM_CONFIG_MISSING',
+      file: join(folder, 'elsewhere', 'config.json'),
+    })
   })
 })
 

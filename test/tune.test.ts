@@ -144,7 +144,7 @@ describe('a run', () => {
     const pictures = ['red.png', 'blue.png']
     const options = { root: join(root, 'data'), maxNewTokens: 6 }
     const tuned = await model.caption(pictures, options)
-    const loaded = await loadModel(join(folder, 'model'), { encoders: {}, projectors }, { llm, encoder })
+    const loaded = await loadModel(join(folder, 'model'), { encoders: {}, projectors }, { llm, encoders: { image: encoder } })
     expect(loaded.parameters).toEqual(model.parameters)
     expect(loaded.parameters).not.toEqual(initial)
     expect(await loaded.caption(pictures, options)).toEqual(tuned)

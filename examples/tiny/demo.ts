@@ -119,7 +119,7 @@ export async function runDemo({ output, seed = 0, signal }: DemoOptions, io: Dem
     const share = (right: (index: number) => boolean): number => heldOut.filter((_, index) => right(index)).length / heldOut.length
     const train = written.filter(({ style }) => style !== heldOutStyle).flatMap(({ records }) => records.map(({ image }) => image))
     const [probeTrain, probeTest] = await probeSets(
-      features,
+      { features, width: model.branch('image').encoder.width },
       train,
       heldOut.map(({ image }) => image),
       concepts.length,
@@ -186,7 +186,7 @@ async function encodeAll(
   const work = async (): Promise<void> => {
     for (let batch = batches.shift(); batch !== undefined; batch = batches.shift()) {
       signal?.throwIfAborted()
-      await features.of(batch)
+      await features.of(batch.map(picture))
       done += batch.length
       onProgress(done)
     }
@@ -194,16 +194,14 @@ async function encodeAll(
   await Promise.all([work(), work()])
 }
 
+const picture = (source: MediaSource) => ({ type: 'image', source }) as const
+
 async function answers(model: MultimodalModel, features: FeatureMemory, sources: readonly MediaSource[]): Promise<readonly string[]> {
   const all: string[] = []
   for (let start = 0; start < sources.length; start += answeredAtOnce) {
     const batch = sources.slice(start, start + answeredAtOnce)
-    const known = await features.of(batch)
-    const { width } = model.image.encoder
-    const tokens = (known[0]?.length ?? 0) / width
-    const data = new Float32Array(known.length * tokens * width)
-    for (const [index, one] of known.entries()) data.set(one, index * tokens * width)
-    all.push(...(await model.answer(batch, { count: batch.length, tokens, width, data }, { prompt: nameQuestion, maxNewTokens: 24 })))
+    const known = await features.of(batch.map(picture))
+    all.push(...(await model.answer(batch, known, { prompt: nameQuestion, maxNewTokens: 24 })))
   }
   return all
 }
@@ -257,14 +255,13 @@ async function* joined<T>(parts: readonly AsyncIterable<T>[]): AsyncGenerator<T>
 }
 
 async function probeSets(
-  features: FeatureMemory,
+  { features, width }: { readonly features: FeatureMemory; readonly width: number },
   train: readonly string[],
   test: readonly string[],
   concepts: number,
 ): Promise<readonly [LabelledFeatures, LabelledFeatures]> {
-  const width = features.width
   const pooled = async (sources: readonly string[]): Promise<readonly Float32Array[]> =>
-    (await features.of(sources)).map((one) => meanPooled(one, width))
+    (await features.of(sources.map(picture))).map(({ data }) => meanPooled(data, width))
   const [trainData, testData] = normalised(await pooled(train), await pooled(test))
   return [
     { width, data: trainData, labels: train.map((_, index) => index % concepts) },

@@ -70,7 +70,7 @@ export const encoderEntrySchema = entrySchema('family', Object.keys(encoderSetti
 export const projectorEntrySchema = entrySchema('name', Object.keys(projectors), (name) => own(definitions, name)?.options)
 
 /** @throws what the encoder throws, and ModalignError `MODULE_*` */
-export async function makeEncoder({ name, options }: Entry, place: EncoderPlace): Promise<Encoder<'image'>> {
+export async function makeEncoder({ name, options }: Entry, place: EncoderPlace): Promise<Encoder> {
   const { model, ...rest } = options
   const given = { ...rest, ...(typeof model === 'string' && { model }) }
   if (isModuleReference(name)) return (await moduleEncoder(name)).make(given)

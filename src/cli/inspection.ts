@@ -6,7 +6,8 @@ import { ModalignError } from '../errors.ts'
 import { fileSource } from '../io/byte-source.ts'
 import { fileError } from '../io/file-error.ts'
 import type { JsonObject } from '../io/json.ts'
-import { type ModelManifest, readManifest } from '../model/saved-model.ts'
+import { modalities } from '../model/branches.ts'
+import { type ModelManifest, projectorFile, readManifest } from '../model/saved-model.ts'
 import { valueDescription } from '../onnx/build.ts'
 import { readOnnxFile } from '../onnx/load.ts'
 import { listTensors, mainGraph } from '../onnx/surgery.ts'
@@ -121,7 +122,9 @@ function rowsOf(tensors: ReadonlyMap<string, SafetensorsEntry>): readonly Tensor
 
 async function savedModel(folder: string): Promise<Inspection> {
   const manifest = await readManifest(join(folder, 'modalign.json'))
-  const { tensors } = await openSafetensors(join(folder, 'projector.safetensors'))
+  const known = modalities.filter((modality) => manifest[modality] !== undefined)
+  const files = await Promise.all(known.map((modality) => openSafetensors(join(folder, projectorFile(modality)))))
+  const tensors = new Map(files.flatMap((one) => [...one.tensors]))
   return { kind: 'modalign', folder, manifest, parameters: countParameters(tensors), tensors: rowsOf(tensors) }
 }
 

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { projectors } from '../../projectors/index.ts'
 import { type LanguageModel, loadLanguageModel } from '../llm/language-model.ts'
-import type { Turn } from '../model/contracts.ts'
+import type { Modality, Turn } from '../model/contracts.ts'
 import type { MediaReader } from '../model/media-reader.ts'
 import type { ChatOptions, MultimodalModel } from '../model/multimodal-model.ts'
 import { loadModel } from '../model/saved-model.ts'
@@ -66,7 +66,8 @@ export async function closeModel(model: MultimodalModel): Promise<void> {
 /** Who answers in a conversation. */
 export interface Talker extends AsyncDisposable {
   readonly label: string
-  readonly sees: boolean
+  /** What it sees or hears. */
+  readonly modalities: readonly Modality[]
   answer(turns: readonly Turn[], options: ChatOptions): AsyncGenerator<string>
 }
 
@@ -78,8 +79,8 @@ export async function openTalker(settings: ModelSettings, terminal: Terminal): P
   }
   const model = await openModel(settings, terminal)
   return {
-    label: `${model.image.encoder.label} and ${model.llm.label}`,
-    sees: true,
+    label: [...model.modalities.map((modality) => model.branch(modality).encoder.label), model.llm.label].join(' and '),
+    modalities: model.modalities,
     answer: (turns, options) => model.chat(turns, options),
     [Symbol.asyncDispose]: () => closeModel(model),
   }
@@ -88,7 +89,7 @@ export async function openTalker(settings: ModelSettings, terminal: Terminal): P
 function textTalker(llm: LanguageModel): Talker {
   return {
     label: llm.label,
-    sees: false,
+    modalities: [],
     async *answer(turns, { root: _, signal, ...options }) {
       const { ids } = renderPrompt(turns, { tokenizer: llm.tokenizer, template: llm.template, mediaTokens: () => 1 })
       const decoder = llm.tokenizer.streamDecoder({ skipSpecialTokens: true })

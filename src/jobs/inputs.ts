@@ -30,6 +30,8 @@ export interface InputOptions {
 }
 
 export const imageExtensions: readonly string[] = ['.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif']
+export const audioExtensions: readonly string[] = ['.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus', '.m4a', '.aac', '.aif', '.aiff']
+export const videoExtensions: readonly string[] = ['.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.ogv']
 
 /**
  * What to caption: a folder (with its folders; hidden files are passed over), a pattern such as `photos/**\/*.{jpg,png}`, a JSONL file of

@@ -3,6 +3,7 @@ import type { z } from 'zod'
 import type { ParameterScope } from '../graph/parameters.ts'
 import type { Tensor } from '../graph/tensor.ts'
 import type { JsonObject } from '../io/json.ts'
+import type { WeightLookup } from '../llm/decoder.ts'
 import type { NamedTensors } from '../tensors.ts'
 
 export type { JsonObject, JsonValue } from '../io/json.ts'
@@ -57,6 +58,16 @@ export interface EncoderRecipe {
   readonly options: JsonObject
 }
 
+/** An encoder as a graph, so that it can be part of a training step. */
+export interface EncoderGraph {
+  /** The name of the graph's input among the tensors that `preprocess` gives. */
+  readonly inputName: string
+  /** Its sizes after the first, which counts the inputs. */
+  readonly inputShape: readonly number[]
+  /** float32 [inputs, ...inputShape] -> features [inputs, tokens, width], prefix tokens dropped. `change` looks weights up otherwise, as adapters do. */
+  build(input: Tensor, change?: (lookup: WeightLookup) => WeightLookup): Tensor
+}
+
 /** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */
 export interface Encoder<M extends Modality = Modality> {
   readonly modality: M
@@ -68,11 +79,17 @@ export interface Encoder<M extends Modality = Modality> {
   readonly recipe?: EncoderRecipe
   /** Channels of one feature. */
   readonly width: number
+  /** Whether `grid` depends on the size of the input. Then media of several lengths share a batch, padded and with a mask. Default: false for images, true for audio and video. */
+  readonly gridVaries?: boolean
+  /** Audio: the rate that it hears at. Whoever decodes for it resamples to this rate. Default: the rate of each file. */
+  readonly sampleRateHz?: number
   /** Prefix tokens (CLS, registers) are declared by the encoder and dropped before the features leave it. */
   grid(input: MediaSize): TokenGrid
   preprocess(input: DecodedMedia[M]): Promise<NamedTensors>
-  /** Features of several inputs at once: float32 `[inputs.length, tokens, width]`. */
+  /** Features of several inputs of one number of tokens at once: float32 `[inputs.length, tokens, width]`. */
   encode(inputs: readonly NamedTensors[], options?: { readonly signal?: AbortSignal }): Promise<Features>
+  /** Absent where the encoder is a session over a file. */
+  readonly graph?: EncoderGraph
   dispose(): Promise<void>
 }
 /** float32, row-major, `data.length === count * tokens * width`. */
@@ -83,7 +100,7 @@ export interface Features {
   readonly data: Float32Array
 }
 
-/** Several encoders give several feature tensors `[media, tokens, width]`; `mask` marks padding; `positions` and `time` place tokens; `instruction` is there for projectors that read the question. */
+/** Several encoders give several feature tensors `[media, tokens, width]`; `mask`, float32 `[media, tokens]`, is 1 at tokens and 0 at padding, and absent where there is none; `positions` and `time` place tokens; `instruction` is there for projectors that read the question. */
 export interface ProjectorInput {
   readonly features: readonly Tensor[]
   readonly mask?: Tensor
@@ -97,8 +114,8 @@ export interface ProjectorContext<O> {
   readonly outputWidth: number
   /** Root mean square of the language model's token embeddings: the size at which it reads best. 1 where it is not known. */
   readonly embeddingRms: number
-  /** How the features that come in lie. */
-  readonly grid: TokenGrid
+  /** How the features that come in lie; undefined where media of several sizes share a batch: then `mask` tells their tokens from padding. */
+  readonly grid: TokenGrid | undefined
   readonly options: O
 }
 
@@ -108,6 +125,8 @@ export interface ProjectorDefinition<O = unknown> {
   readonly options: z.ZodType<O>
   /** How many tokens come out, and how they lie. */
   tokens(grid: TokenGrid, options: O): TokenGrid
+  /** The features that come in are filled up with zeros to a multiple of so many tokens. Default 1. */
+  multipleOf?(options: O): number
   /** features `[media, tokens, width]` -> `[media, tokensOut, outputWidth]`. */
   build(input: ProjectorInput, scope: ParameterScope, context: ProjectorContext<O>): Tensor
 }

@@ -1,15 +1,22 @@
 import { decodeImage } from '../media/image.ts'
-import type { DecodedImage, MediaSource } from './contracts.ts'
+import type { DecodedAudio, DecodedImage, DecodedVideo, MediaSource } from './contracts.ts'
 
 export interface ReadOptions {
   /** The folder that paths are relative to and may not leave. */
   readonly root?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
+export interface ReadAudioOptions extends ReadOptions {
+  /** Default: the file's own. */
+  readonly sampleRateHz?: number
+}
 
-/** Where decoded media come from: this process, or child processes that may die over hostile files. */
+/** Where decoded media come from: this process, or child processes that may die over hostile files. What a reader lacks, it refuses. */
 export interface MediaReader {
   image(source: MediaSource, options: ReadOptions): Promise<DecodedImage>
+  /** Mixed to one channel. */
+  audio?(source: MediaSource, options: ReadAudioOptions): Promise<DecodedAudio>
+  video?(source: MediaSource, options: ReadOptions): Promise<DecodedVideo>
 }
 
 /** Decodes in this process: for one's own files. */

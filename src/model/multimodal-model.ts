@@ -1,4 +1,4 @@
-/** An encoder, a projector and a language model, composed: what tunes, chats, captions and is saved. */
+/** Encoders, projectors and a language model, composed: what tunes, chats, captions and is saved. */
 import { ModalignError } from '../errors.ts'
 import { multiplyDims } from '../graph/dim.ts'
 import { featureStatistics, initialValues } from '../graph/initial-values.ts'
@@ -10,25 +10,24 @@ import type { LanguageModel } from '../llm/language-model.ts'
 import { lower } from '../onnx/lower.ts'
 import { createSession } from '../runtime/node.ts'
 import type { DeviceRequest, Session } from '../runtime/session.ts'
+import { float32Tensor } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { type PromptIds, renderPrompt } from '../text/label-spans.ts'
-import type { Encoder, Features, MediaSource, Projector, TokenGrid, Turn } from './contracts.ts'
+import { type Branch, type Branches, branchOf, checkBranches, mediaPath, modalitiesOf } from './branches.ts'
+import type { MediaSource, Modality, Turn } from './contracts.ts'
+import { encodeMedia, type MediumFeatures, prepareMedium } from './media-features.ts'
+import { stackFeatures } from './media-feeds.ts'
 import { localReader, type MediaReader, type ReadOptions } from './media-reader.ts'
 import { type MediaPath, project } from './splice.ts'
-import { gridTokens } from './token-grid.ts'
+import { projectedTokens } from './token-grid.ts'
 
-export interface ImageBranch {
-  readonly encoder: Encoder<'image'>
-  readonly projector: Projector
-}
-export interface ComposeOptions {
+export interface ComposeOptions extends Branches {
   readonly llm: LanguageModel
-  readonly image: ImageBranch
-  /** Of the projector's first values. Default 0. */
+  /** Of the projectors' first values. Default 0. */
   readonly seed?: number
   /** Trained values instead of first ones. */
   readonly parameters?: Trainables
-  /** Where the projector runs. Default `cpu`: it is small. */
+  /** Where the projectors run. Default `cpu`: they are small. */
   readonly device?: DeviceRequest
   /** Default: media are decoded in this process. */
   readonly reader?: MediaReader
@@ -36,14 +35,16 @@ export interface ComposeOptions {
 
 export type ChatOptions = GenerationOptions & ReadOptions
 export interface CaptionOptions extends ChatOptions {
+  /** What the media are. Default `image`. */
+  readonly modality?: Modality
   /** Default `What is this?` */
   readonly prompt?: string
 }
 
 /**
- * Puts an encoder, a projector and a language model together. Nothing is loaded that `loadLanguageModel` and the encoder have not loaded; sessions open when first needed.
+ * Puts encoders, projectors and a language model together. Nothing is loaded that `loadLanguageModel` and the encoders have not loaded; sessions open when first needed.
  *
- * @throws PROJECTOR_SHAPE, MODEL_PARAMETERS if `parameters` are not the projector's.
+ * @throws PROJECTOR_SHAPE, MODEL_PARAMETERS if `parameters` are not the projectors', MODEL_MODALITY if there is no encoder, or one in another's place.
  * @example
  * const model = await compose({ llm: await loadLanguageModel('models/SmolLM2-135M-Instruct'), image: { encoder: await mobilenetV2('mobilenet.onnx'), projector: mlp({ depth: 2 }) } })
  */
@@ -53,56 +54,69 @@ export async function compose(options: ComposeOptions): Promise<MultimodalModel>
 
 export class MultimodalModel implements AsyncDisposable {
   readonly llm: LanguageModel
-  readonly image: ImageBranch
+  readonly branches: Branches
   readonly reader: MediaReader
-  /** Features of one picture, and where they lie. */
-  readonly grid: TokenGrid
-  /** How many of the language model's tokens one picture occupies. */
-  readonly imageTokens: number
+  /** The ways of its media into the language model, always in one order. */
+  readonly mediaPaths: readonly MediaPath[]
   readonly #device: DeviceRequest
   #parameters: Trainables
-  /** Whether the projector still has its first values. */
+  /** Whether the projectors still have their first values. */
   #fresh = true
-  #projection: Promise<Session> | undefined
+  readonly #projections = new Map<Modality, Promise<Session>>()
 
-  constructor({ llm, image, seed = 0, parameters, device = 'cpu', reader = localReader }: ComposeOptions) {
+  constructor({ llm, image, audio, video, seed = 0, parameters, device = 'cpu', reader = localReader }: ComposeOptions) {
     this.llm = llm
-    this.image = image
+    this.branches = { ...(image && { image }), ...(audio && { audio }), ...(video && { video }) }
+    checkBranches(this.branches)
     this.reader = reader
     this.#device = device
-    this.grid = image.encoder.grid({})
-    this.imageTokens = gridTokens(image.projector.definition.tokens(this.grid, image.projector.options))
+    this.mediaPaths = this.modalities.map((modality) => mediaPath(modality, this.branch(modality), llm.embeddingRms))
     this.#parameters = initialValues(this.#declared(), seed)
-    if (parameters !== undefined) this.setParameters(parameters)
+    if (parameters !== undefined) this.setParameters({ ...llm.adapters?.parameters, ...parameters })
   }
 
-  get mediaPath(): MediaPath {
-    return {
-      modality: 'image',
-      projector: this.image.projector,
-      grid: this.grid,
-      width: this.image.encoder.width,
-      embeddingRms: this.llm.embeddingRms,
-    }
+  /** What it sees or hears, always in one order. */
+  get modalities(): readonly Modality[] {
+    return modalitiesOf(this.branches)
   }
 
-  /** The projector's values, by names such as `image.0.weight`. */
+  /** @throws MODEL_MODALITY if the model has no encoder for it */
+  branch(modality: Modality): Branch {
+    return branchOf(this.branches, modality)
+  }
+
+  /** The values of all that is trained: the projectors', by names such as `image.0.weight`, and the language model's adapters', `llm.*`. */
   get parameters(): Trainables {
+    return { ...this.#parameters, ...this.llm.adapters?.parameters }
+  }
+
+  /** Those of the projectors alone. */
+  get projectorParameters(): Trainables {
     return this.#parameters
   }
 
-  /** Whether the projector begins with statistics of the training data, which it has not seen yet. */
+  /** Whether a projector begins with statistics of the training data, which it has not seen yet. */
   get needsStatistics(): boolean {
     return this.#fresh && this.#declared().some(({ initializer }) => initializer.kind === 'feature-mean')
   }
 
-  /** Gives a fresh projector its data's statistics. features float32 [tokens, width] each. */
-  setStatistics(features: Iterable<Float32Array>): void {
-    this.setParameters({ ...this.#parameters, ...featureStatistics(this.#declared(), features, this.image.encoder.width) })
+  /** Gives fresh projectors their data's statistics. */
+  setStatistics(media: readonly MediumFeatures[]): void {
+    const statistics = this.mediaPaths.flatMap(({ modality, width }) => {
+      const features = media.filter((one) => one.modality === modality).map(({ data }) => data)
+      const own = this.#declared().filter(({ name }) => name.startsWith(`${modality}.`))
+      return Object.entries(featureStatistics(own, features, width))
+    })
+    this.setParameters({ ...this.parameters, ...Object.fromEntries(statistics) })
   }
 
-  /** @throws MODEL_PARAMETERS naming the first difference. */
-  setParameters(values: Trainables): void {
+  /** Values of all that is trained. @throws MODEL_PARAMETERS, ADAPTER_PARAMETERS naming the first difference. */
+  setParameters(all: Trainables): void {
+    const { adapters } = this.llm
+    const adapted = Object.entries(all).filter(([name]) => adapters !== undefined && Object.hasOwn(adapters.parameters, name))
+    const values = Object.fromEntries(
+      Object.entries(all).filter(([name]) => adapters === undefined || !Object.hasOwn(adapters.parameters, name)),
+    )
     for (const [name, { dims }] of Object.entries(this.#parameters)) {
       const given = values[name]
       if (given === undefined || String(given.dims) !== String(dims)) {
@@ -117,60 +131,80 @@ export class MultimodalModel implements AsyncDisposable {
     const unknown = Object.keys(values).find((name) => !Object.hasOwn(this.#parameters, name))
     if (unknown !== undefined)
       throw new ModalignError({ code: 'MODEL_PARAMETERS', field: unknown, expected: 'a parameter of this projector' })
+    adapters?.setParameters(Object.fromEntries(adapted))
     this.#fresh = false
     this.#parameters = Object.fromEntries(
       Object.keys(this.#parameters).map((name) => [name, values[name] ?? { dims: [], data: new Float32Array(0) }]),
     )
   }
 
-  /** How many tokens a medium of a conversation occupies: what templates, collation and splice all ask. @throws MODEL_MODALITY */
-  mediaTokens(part: MediaPart): number {
-    if (part.type === 'image') return this.imageTokens
-    throw new ModalignError({ code: 'MODEL_MODALITY', got: part.type, expected: 'image: the model has no encoder for anything else' })
+  /**
+   * How many tokens a medium occupies, as far as can be told before it is decoded: 1 where that depends on its size.
+   *
+   * @throws MODEL_MODALITY
+   */
+  plannedTokens({ type }: Pick<MediaPart, 'type'>): number {
+    const { projector } = this.branch(type)
+    const grid = this.mediaPaths.find(({ modality }) => modality === type)?.grid
+    return grid === undefined ? 1 : projectedTokens(projector, grid)
   }
 
-  /** Features of pictures, float32 [pictures, tokens, width]. */
-  async encode(sources: readonly MediaSource[], options: ReadOptions = {}): Promise<Features> {
-    const inputs = await Promise.all(sources.map(async (source) => this.image.encoder.preprocess(await this.reader.image(source, options))))
-    return this.image.encoder.encode(inputs, options.signal === undefined ? {} : { signal: options.signal })
+  /** Features of media of any modality, in order. @throws what decoding, preprocessing and encoding throw */
+  async encode(media: readonly MediaPart[], { root, signal }: ReadOptions = {}): Promise<readonly MediumFeatures[]> {
+    const prepared = await Promise.all(media.map((part) => prepareMedium(this.branch(part.type), this.reader, part, { root, signal })))
+    return encodeMedia((modality) => this.branch(modality), prepared, signal)
   }
 
-  /** Features to token embeddings, float32 [pictures x imageTokens, hiddenSize]. */
-  async project(features: Features, signal?: AbortSignal): Promise<Float32Array> {
-    const session = await this.#projectionSession()
-    const parameters = Object.fromEntries(
-      Object.entries(this.#parameters).map(([name, { dims, data }]) => [name, { dtype: 'float32' as const, dims, data }]),
-    )
-    const { count, tokens, width, data } = features
-    const { embeddings } = await session.run(
-      { ...parameters, 'image.features': { dtype: 'float32', dims: [count, tokens, width], data } },
-      signal === undefined ? {} : { signal },
-    )
-    if (embeddings?.dtype !== 'float32') throw new Error('internal: embeddings are float32')
-    return embeddings.data
+  /** Features to token embeddings, float32 [tokensOut, hiddenSize] each, in order. */
+  async project(media: readonly MediumFeatures[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
+    const found: Float32Array[] = []
+    for (const path of this.mediaPaths) {
+      const indices = media.flatMap((one, index) => (one.modality === path.modality ? [index] : []))
+      if (indices.length === 0) continue
+      const { feeds, tokensOut } = stackFeatures(
+        path,
+        indices.flatMap((index) => media[index]?.data ?? []),
+      )
+      const session = await this.#projection(path)
+      const parameters = Object.entries(this.#parameters).filter(([name]) => name.startsWith(`${path.modality}.`))
+      const { embeddings } = await session.run(
+        { ...Object.fromEntries(parameters.map(([name, { dims, data }]) => [name, float32Tensor(data, dims)])), ...feeds },
+        signal === undefined ? {} : { signal },
+      )
+      if (embeddings?.dtype !== 'float32') throw new Error('internal: embeddings are float32')
+      const width = this.llm.decoder.hiddenSize
+      for (const [place, index] of indices.entries()) {
+        const start = place * tokensOut * width
+        found[index] = embeddings.data.subarray(start, start + (media[index]?.tokensOut ?? 0) * width)
+      }
+    }
+    return found
   }
 
-  /** Prompt ids of a conversation that the model is to continue. */
-  prompt(turns: readonly Turn[]): PromptIds {
-    return renderPrompt(turns, {
-      tokenizer: this.llm.tokenizer,
-      template: this.llm.template,
-      mediaTokens: (part) => this.mediaTokens(part),
-    })
+  /** Prompt ids of a conversation that the model is to continue. `tokens`: how many each of its media occupies, as encoding has found. */
+  prompt(turns: readonly Turn[], tokens: (part: MediaPart) => number = (part) => this.plannedTokens(part)): PromptIds {
+    return renderPrompt(turns, { tokenizer: this.llm.tokenizer, template: this.llm.template, mediaTokens: tokens })
   }
 
   /** Conversations that the model is to continue, with their media's embeddings: what a language model's `generate` takes. */
   async requests(conversations: readonly (readonly Turn[])[], { root, signal }: ReadOptions = {}): Promise<readonly GenerationRequest[]> {
-    const prompts = conversations.map((turns) => this.prompt(turns))
-    const sources = prompts.flatMap(({ media }) => media.map(({ part }) => part.source))
-    if (sources.length === 0) return prompts.map(({ ids }) => ({ ids }))
-    const embeddings = await this.project(await this.encode(sources, { root, signal }), signal)
-    const each = embeddings.length / sources.length
+    const parts = conversations.flatMap((turns) => turns.flatMap(({ content }) => content.filter(isMedia)))
+    return this.#requests(conversations, new Map(zip(parts, await this.encode(parts, { root, signal }))), signal)
+  }
+
+  async #requests(
+    conversations: readonly (readonly Turn[])[],
+    features: ReadonlyMap<MediaPart, MediumFeatures>,
+    signal: AbortSignal | undefined,
+  ): Promise<readonly GenerationRequest[]> {
+    const prompts = conversations.map((turns) => this.prompt(turns, (part) => features.get(part)?.tokensOut ?? 0))
+    const media = prompts.map((prompt) => prompt.media.flatMap(({ part }) => features.get(part) ?? []))
+    const embeddings = await this.project(media.flat(), signal)
     let used = 0
-    return prompts.map(({ ids, media }) => {
-      const start = used
-      used += media.length * each
-      return { ids, media: embeddings.subarray(start, used) }
+    return prompts.map(({ ids }, index) => {
+      const own = embeddings.slice(used, used + (media[index]?.length ?? 0))
+      used += own.length
+      return own.length === 0 ? { ids } : { ids, media: joined(own) }
     })
   }
 
@@ -191,48 +225,51 @@ export class MultimodalModel implements AsyncDisposable {
   }
 
   /**
-   * One answer for each picture, generated as one batch.
+   * One answer for each medium, generated as one batch.
    *
    * @example
    * const [caption] = await model.caption(['cat.jpg'], { prompt: 'Describe the picture.' })
    */
   async caption(sources: readonly MediaSource[], options: CaptionOptions = {}): Promise<readonly string[]> {
-    const { root, signal } = options
-    return this.answer(sources, await this.encode(sources, { root, signal }), options)
+    const { root, signal, modality: type = 'image' } = options
+    return this.answer(
+      sources,
+      await this.encode(
+        sources.map((source) => ({ type, source })),
+        { root, signal },
+      ),
+      options,
+    )
   }
 
-  /** Answers about pictures whose features are known. `sources` serve as the keys of the random numbers. */
+  /** Answers about media whose features are known. `sources` serve as the keys of the random numbers. */
   async answer(
     sources: readonly MediaSource[],
-    features: Features,
-    { prompt = 'What is this?', root: _, signal, ...options }: CaptionOptions = {},
+    media: readonly MediumFeatures[],
+    { prompt = 'What is this?', modality: type = 'image', root: _, signal, ...options }: CaptionOptions = {},
   ): Promise<readonly string[]> {
-    const embeddings = await this.project(features, signal)
-    const each = embeddings.length / sources.length
-    const requests = sources.map((source, index) => {
-      const { ids } = this.prompt([
-        {
-          role: 'user',
-          content: [
-            { type: 'image', source },
-            { type: 'text', text: `\n${prompt}` },
-          ],
-        },
-      ])
-      return { ids, media: embeddings.subarray(index * each, (index + 1) * each), ...(typeof source === 'string' ? { key: source } : {}) }
+    const parts = sources.map((source): MediaPart => ({ type, source }))
+    const conversations = parts.map((part): readonly Turn[] => [{ role: 'user', content: [part, { type: 'text', text: `\n${prompt}` }] }])
+    const requests = await this.#requests(conversations, new Map(zip(parts, media)), signal)
+    const keyed = requests.map((request, index) => {
+      const source = sources[index]
+      return typeof source === 'string' ? { ...request, key: source } : request
     })
     const answers: number[][] = sources.map(() => [])
-    for await (const event of this.llm.generate(requests, { ...options, ...(signal === undefined ? {} : { signal }) })) {
+    for await (const event of this.llm.generate(keyed, { ...options, ...(signal === undefined ? {} : { signal }) })) {
       if (event.type === 'token') answers[event.row]?.push(event.id)
     }
     return answers.map((ids) => this.llm.tokenizer.decode(ids, { skipSpecialTokens: true }).trim())
   }
 
-  /** Closes the projector's session and the encoder; the language model stays with whoever loaded it. */
+  /** Closes the projectors' sessions and the encoders; the language model stays with whoever loaded it. */
   async dispose(): Promise<void> {
-    const projection = this.#projection
-    this.#projection = undefined
-    await Promise.all([projection?.then((session) => session.dispose()), this.image.encoder.dispose()])
+    const projections = [...this.#projections.values()]
+    this.#projections.clear()
+    await Promise.all([
+      ...projections.map(async (session) => (await session).dispose()),
+      ...this.modalities.map((modality) => this.branch(modality).encoder.dispose()),
+    ])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -240,21 +277,43 @@ export class MultimodalModel implements AsyncDisposable {
   }
 
   #declared(): readonly Parameter[] {
-    return project(this.mediaPath, this.llm.decoder.hiddenSize).scope.parameters
+    return this.mediaPaths.flatMap((path) => project(path, this.llm.decoder.hiddenSize).scope.parameters)
   }
 
-  #projectionSession(): Promise<Session> {
-    this.#projection ??= openProjection(this.mediaPath, this.llm.decoder.hiddenSize, this.#device)
-    return this.#projection
+  #projection(path: MediaPath): Promise<Session> {
+    const known = this.#projections.get(path.modality)
+    if (known !== undefined) return known
+    const opened = openProjection(path, this.llm.decoder.hiddenSize, this.#device)
+    this.#projections.set(path.modality, opened)
+    return opened
   }
 }
 
 async function openProjection(path: MediaPath, hiddenSize: number, device: DeviceRequest): Promise<Session> {
-  const { embeddings, features, scope } = project(path, hiddenSize)
+  const { embeddings, inputs, scope } = project(path, hiddenSize)
   const rows = multiplyDims(dimAt(embeddings.shape, 0), dimAt(embeddings.shape, 1))
   const { bytes } = lower({
     outputs: { embeddings: reshape(embeddings, [rows, hiddenSize]) },
-    inputs: [features, ...scope.parameters.map(({ tensor }) => tensor)],
+    inputs: [...inputs, ...scope.parameters.map(({ tensor }) => tensor)],
   })
   return createSession({ bytes }, { device, memoryPattern: false })
+}
+
+const isMedia = (part: Turn['content'][number]): part is MediaPart => part.type !== 'text'
+
+function zip<A, B>(first: readonly A[], second: readonly B[]): readonly (readonly [A, B])[] {
+  return first.flatMap((one, index) => {
+    const other = second[index]
+    return other === undefined ? [] : [[one, other] as const]
+  })
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const whole = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let offset = 0
+  for (const part of parts) {
+    whole.set(part, offset)
+    offset += part.length
+  }
+  return whole
 }

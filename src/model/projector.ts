@@ -2,7 +2,7 @@
 import type { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import type { Tensor } from '../graph/tensor.ts'
-import type { Projector, ProjectorDefinition, ProjectorInput } from './contracts.ts'
+import type { Projector, ProjectorContext, ProjectorDefinition, ProjectorInput, TokenGrid } from './contracts.ts'
 
 /** A projector's definition that is also the function which fills in its options. */
 export interface ProjectorFamily<O, I> extends ProjectorDefinition<O> {
@@ -25,8 +25,14 @@ export interface ProjectorFamily<O, I> extends ProjectorDefinition<O> {
 export function defineProjector<S extends z.ZodType>(
   definition: Omit<ProjectorDefinition<z.output<S>>, 'options' | 'name'> & { readonly name: string; readonly options: S },
 ): ProjectorFamily<z.output<S>, z.input<S>> {
-  const { name, options: schema, tokens, build } = definition
-  const complete: ProjectorDefinition<z.output<S>> = { name, options: schema as z.ZodType<z.output<S>>, tokens, build }
+  const { name, options: schema, tokens, multipleOf, build } = definition
+  const complete: ProjectorDefinition<z.output<S>> = {
+    name,
+    options: schema as z.ZodType<z.output<S>>,
+    tokens,
+    ...(multipleOf && { multipleOf }),
+    build,
+  }
   const family = (options?: z.input<S>): Projector<z.output<S>> => {
     const parsed = schema.safeParse(options ?? {})
     if (!parsed.success) {
@@ -42,7 +48,19 @@ export function defineProjector<S extends z.ZodType>(
     return { definition: complete, options: parsed.data }
   }
   Object.defineProperty(family, 'name', { value: name })
-  return Object.assign(family, { options: complete.options, tokens, build })
+  return Object.assign(family, { options: complete.options, tokens, build, ...(multipleOf && { multipleOf }) })
+}
+
+/** The grid of every medium of a batch, for projectors that look at where tokens lie. @throws PROJECTOR_GRID if media of several sizes share a batch. */
+export function oneGrid({ grid }: Pick<ProjectorContext<unknown>, 'grid'>, name: string): TokenGrid {
+  if (grid !== undefined) return grid
+  throw new ModalignError({
+    code: 'PROJECTOR_GRID',
+    file: name,
+    got: 'an encoder whose number of tokens varies',
+    expected: 'one grid for every medium',
+    hint: 'choose a projector that works token by token, such as mlp or stackedMlp',
+  })
 }
 
 /** The features of the one encoder that most projectors take. @throws PROJECTOR_FEATURES if there are none or several. */

@@ -14,17 +14,33 @@ import { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from
 import { float32Tensor } from '../tensors.ts'
 import { toFloat32 } from '../weights/float16.ts'
 import { openSafetensors, writeSafetensors } from '../weights/safetensors.ts'
-import type { Encoder, JsonObject, Projector, ProjectorDefinition } from './contracts.ts'
+import { type Branch, checkedBranches, gridVaries, modalities } from './branches.ts'
+import type { Encoder, JsonObject, Modality, Projector, ProjectorDefinition } from './contracts.ts'
 import type { MediaReader } from './media-reader.ts'
 import { compose, type MultimodalModel } from './multimodal-model.ts'
 import { gridTokens } from './token-grid.ts'
 
 const manifestName = 'modalign.json'
-const weightsName = 'projector.safetensors'
+/** One file for each modality's projector. */
+export const projectorFile = (modality: Modality): string =>
+  modality === 'image' ? 'projector.safetensors' : `${modality}-projector.safetensors`
 const adaptersName = 'adapters'
 const formatVersion = 1
 
 const jsonObject: z.ZodType<JsonObject> = z.record(z.string(), z.json())
+
+const branchSchema = z.strictObject({
+  encoder: z.strictObject({
+    label: z.string(),
+    fingerprint: z.string(),
+    width: z.int().positive(),
+    /** Features of a medium; absent where that depends on the medium. */
+    tokens: z.int().positive().optional(),
+    recipe: z.strictObject({ family: z.string(), model: z.string().optional(), options: jsonObject }).optional(),
+  }),
+  projector: z.strictObject({ name: z.string(), options: jsonObject, tokens: z.int().positive().optional() }),
+})
+type ManifestBranch = z.infer<typeof branchSchema>
 
 const manifestSchema = z.strictObject({
   format: z.literal(formatVersion),
@@ -37,21 +53,14 @@ const manifestSchema = z.strictObject({
     /** What of it was trained; the values lie in `adapters/`. */
     adapters: adapterSchema.optional(),
   }),
-  image: z.strictObject({
-    encoder: z.strictObject({
-      label: z.string(),
-      fingerprint: z.string(),
-      width: z.int().positive(),
-      tokens: z.int().positive(),
-      recipe: z.strictObject({ family: z.string(), model: z.string().optional(), options: jsonObject }).optional(),
-    }),
-    projector: z.strictObject({ name: z.string(), options: jsonObject, tokens: z.int().positive() }),
-  }),
+  image: branchSchema.optional(),
+  audio: branchSchema.optional(),
+  video: branchSchema.optional(),
 })
 export type ModelManifest = z.infer<typeof manifestSchema>
 
 /**
- * Writes a model's projector and what it belongs to. The encoder's and language model's own files are not copied: the manifest names them.
+ * Writes a model's projectors, one file each, and what they belong to. The encoders' and the language model's own files are not copied: the manifest names them.
  *
  * @throws what writing files throws; a manifest is written last, so that a folder with one is complete.
  * @example
@@ -64,13 +73,16 @@ export async function saveModel(model: MultimodalModel, folder: string): Promise
   const tensors = Object.entries(model.parameters)
     .filter(([name]) => adapters === undefined || !Object.hasOwn(adapters.parameters, name))
     .map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
-  await writeSafetensors(join(target, weightsName), tensors, { format: 'modalign' })
+  for (const modality of model.modalities) {
+    const own = tensors.filter(({ name }) => name.startsWith(`${modality}.`))
+    await writeSafetensors(join(target, projectorFile(modality)), own, { format: 'modalign' })
+  }
   if (adapters !== undefined) await saveAdapters(model.llm, join(target, adaptersName))
   await writeFileAtomic(join(target, manifestName), `${JSON.stringify(manifestOf(model, target), undefined, 2)}\n`)
 }
 
-function manifestOf({ llm, image: { encoder, projector }, grid, imageTokens }: MultimodalModel, folder: string): ModelManifest {
-  const { recipe } = encoder
+function manifestOf(model: MultimodalModel, folder: string): ModelManifest {
+  const { llm } = model
   return {
     format: formatVersion,
     llm: {
@@ -80,35 +92,46 @@ function manifestOf({ llm, image: { encoder, projector }, grid, imageTokens }: M
       path: portable(folder, llm.folder),
       ...(llm.adapters && { adapters: llm.adapters.settings }),
     },
-    image: {
-      encoder: {
-        label: encoder.label,
-        fingerprint: encoder.fingerprint,
-        width: encoder.width,
-        tokens: gridTokens(grid),
-        ...(recipe && {
-          recipe: {
-            family: recipe.family,
-            options: json(recipe.options),
-            ...(recipe.model !== undefined && { model: portable(folder, recipe.model) }),
-          },
-        }),
-      },
-      projector: { name: projector.definition.name, options: json(projector.options), tokens: imageTokens },
+    ...Object.fromEntries(model.modalities.map((modality) => [modality, manifestBranch(model, modality, folder)])),
+  }
+}
+
+function manifestBranch(model: MultimodalModel, modality: Modality, folder: string): ManifestBranch {
+  const { encoder, projector } = model.branch(modality)
+  const { recipe } = encoder
+  const varies = gridVaries(encoder)
+  return {
+    encoder: {
+      label: encoder.label,
+      fingerprint: encoder.fingerprint,
+      width: encoder.width,
+      ...(!varies && { tokens: gridTokens(encoder.grid({})) }),
+      ...(recipe && {
+        recipe: {
+          family: recipe.family,
+          options: json(recipe.options),
+          ...(recipe.model !== undefined && { model: portable(folder, recipe.model) }),
+        },
+      }),
+    },
+    projector: {
+      name: projector.definition.name,
+      options: json(projector.options),
+      ...(!varies && { tokens: model.plannedTokens({ type: modality }) }),
     },
   }
 }
 
 /** What a saved projector may be loaded with: exact-key maps. */
 export interface Catalogues {
-  readonly encoders: Readonly<Record<string, (options: JsonObject & { readonly model?: string }) => Promise<Encoder<'image'>>>>
+  readonly encoders: Readonly<Record<string, (options: JsonObject & { readonly model?: string }) => Promise<Encoder>>>
   readonly projectors: Readonly<Record<string, ProjectorDefinition>>
 }
 export interface LoadOptions extends LanguageModelOptions {
   /** In place of the language model that the manifest names; it must be the same one, without adapters. */
   readonly llm?: LanguageModel
-  /** In place of the encoder that the manifest names; it must be the same one. */
-  readonly encoder?: Encoder<'image'>
+  /** In place of the encoders that the manifest names; each must be the same one. */
+  readonly encoders?: { readonly [M in Modality]?: Encoder<M> }
   readonly reader?: MediaReader
 }
 
@@ -123,22 +146,40 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
   const directory = resolve(folder)
   const file = join(directory, manifestName)
   const manifest = await readManifest(file)
-  const projector = namedProjector(manifest, catalogues, file)
+  const known = modalities.filter((modality) => manifest[modality] !== undefined)
+  const named = known.map((modality) => ({ modality, saved: savedBranch(manifest, modality, file) }))
+  const projectors = named.map(({ modality, saved }) => namedProjector(modality, saved, catalogues, file))
   const llm = options.llm ?? (await loadLanguageModel(namedPath(directory, manifest.llm.path, 'llm', file), options))
-  const encoder = options.encoder ?? (await namedEncoder(manifest, catalogues, directory, file))
+  // Those that were given stay with whoever gave them.
+  const opened: Encoder[] = []
   try {
-    assertSamePair(manifest, { llm, encoder }, file)
+    const branches: Partial<Record<Modality, Branch>> = {}
+    for (const [index, { modality, saved }] of named.entries()) {
+      const given: Encoder | undefined = options.encoders?.[modality]
+      const encoder = given ?? (await namedEncoder(modality, saved, catalogues, directory, file))
+      if (given === undefined) opened.push(encoder)
+      const projector = projectors[index]
+      if (projector !== undefined) branches[modality] = { encoder, projector }
+    }
+    assertSameParts(manifest, llm, branches, file)
     const { adapters } = manifest.llm
     const adapted = adapters === undefined ? llm : await loadAdapters(llm, adapters, join(directory, adaptersName))
-    const model = await compose({ llm: adapted, image: { encoder, projector }, ...(options.reader && { reader: options.reader }) })
-    const weights = join(directory, weightsName)
-    setParameters(model, { ...adapted.adapters?.parameters, ...(await readParameters(weights)) }, weights)
+    const model = await compose({ ...checkedBranches(branches), llm: adapted, ...(options.reader && { reader: options.reader }) })
+    const files = known.map((modality) => join(directory, projectorFile(modality)))
+    const values = await Promise.all(files.map(readParameters))
+    setParameters(model, Object.assign({}, adapted.adapters?.parameters, ...values), files.join(', '))
     return model
   } catch (error) {
-    // One that was given stays with whoever gave it.
-    if (options.encoder === undefined) await encoder.dispose()
+    await Promise.all(opened.map((encoder) => encoder.dispose()))
     throw error
   }
+}
+
+function savedBranch(manifest: ModelManifest, modality: Modality, file: string): ManifestBranch {
+  const saved = manifest[modality]
+  if (saved === undefined)
+    throw new ModalignError({ code: 'MODEL_MANIFEST', file, field: `/${modality}`, expected: 'an encoder and a projector' })
+  return saved
 }
 
 function setParameters(model: MultimodalModel, parameters: Trainables, file: string): void {
@@ -195,12 +236,12 @@ export async function readParameters(file: string): Promise<Trainables> {
 }
 
 /** A projector learns to speak to one language model about one encoder's features: elsewhere its output means nothing, even where the widths agree. */
-function assertSamePair(
+function assertSameParts(
   manifest: ModelManifest,
-  { llm, encoder }: { readonly llm: LanguageModel; readonly encoder: Encoder<'image'> },
+  llm: LanguageModel,
+  branches: Readonly<Partial<Record<Modality, Branch>>>,
   file: string,
 ): void {
-  const saved = manifest.image.encoder
   const differences = [
     difference(
       'language model',
@@ -209,14 +250,10 @@ function assertSamePair(
       manifest.llm.identity === llm.identity,
     ),
     difference('hidden size', manifest.llm.hiddenSize, llm.decoder.hiddenSize),
-    difference(
-      'encoder',
-      `${saved.label} (${short(saved.fingerprint)})`,
-      `${encoder.label} (${short(encoder.fingerprint)})`,
-      saved.fingerprint === encoder.fingerprint,
-    ),
-    difference('feature width', saved.width, encoder.width),
-    difference('features of a picture', saved.tokens, gridTokens(encoder.grid({}))),
+    ...modalities.flatMap((modality) => {
+      const [saved, given] = [manifest[modality], branches[modality]]
+      return saved === undefined || given === undefined ? [] : encoderDifferences(modality, saved.encoder, given.encoder)
+    }),
   ].filter((text) => text !== undefined)
   if (differences.length > 0) {
     throw new ModalignError({
@@ -229,18 +266,37 @@ function assertSamePair(
   }
 }
 
+const nouns: Readonly<Record<Modality, string>> = { image: 'a picture', audio: 'a sound', video: 'a video' }
+
+function encoderDifferences(modality: Modality, saved: ManifestBranch['encoder'], given: Encoder): readonly (string | undefined)[] {
+  const what = modality === 'image' ? 'encoder' : `${modality} encoder`
+  return [
+    difference(
+      what,
+      `${saved.label} (${short(saved.fingerprint)})`,
+      `${given.label} (${short(given.fingerprint)})`,
+      saved.fingerprint === given.fingerprint,
+    ),
+    difference('modality', modality, given.modality),
+    difference('feature width', saved.width, given.width),
+    ...(saved.tokens === undefined || gridVaries(given)
+      ? []
+      : [difference(`features of ${nouns[modality]}`, saved.tokens, gridTokens(given.grid({})))]),
+  ]
+}
+
 function difference(what: string, saved: string | number, given: string | number, same = saved === given): string | undefined {
   return same ? undefined : `${what}: trained with ${excerpt(`${saved}`)}, given ${excerpt(`${given}`)}`
 }
 
-function namedProjector(manifest: ModelManifest, { projectors }: Catalogues, file: string): Projector {
-  const { name, options } = manifest.image.projector
+function namedProjector(modality: Modality, saved: ManifestBranch, { projectors }: Catalogues, file: string): Projector {
+  const { name, options } = saved.projector
   const definition = Object.hasOwn(projectors, name) ? projectors[name] : undefined
   if (definition === undefined) {
     throw new ModalignError({
       code: 'MODEL_PROJECTOR_UNKNOWN',
       file,
-      field: '/image/projector/name',
+      field: `/${modality}/projector/name`,
       got: name,
       expected: `one of ${Object.keys(projectors).join(', ')}`,
       hint: 'pass your own projector in `projectors`',
@@ -248,21 +304,32 @@ function namedProjector(manifest: ModelManifest, { projectors }: Catalogues, fil
   }
   const parsed = definition.options.safeParse(options)
   if (!parsed.success)
-    throw new ModalignError({ code: 'MODEL_MANIFEST', file, field: '/image/projector/options', expected: parsed.error.issues[0]?.message })
+    throw new ModalignError({
+      code: 'MODEL_MANIFEST',
+      file,
+      field: `/${modality}/projector/options`,
+      expected: parsed.error.issues[0]?.message,
+    })
   return { definition, options: parsed.data }
 }
 
-async function namedEncoder(manifest: ModelManifest, { encoders }: Catalogues, directory: string, file: string): Promise<Encoder<'image'>> {
-  const { recipe } = manifest.image.encoder
+async function namedEncoder(
+  modality: Modality,
+  saved: ManifestBranch,
+  { encoders }: Catalogues,
+  directory: string,
+  file: string,
+): Promise<Encoder> {
+  const { recipe } = saved.encoder
   const make = recipe !== undefined && Object.hasOwn(encoders, recipe.family) ? encoders[recipe.family] : undefined
   if (recipe === undefined || make === undefined) {
     throw new ModalignError({
       code: 'MODEL_ENCODER_UNKNOWN',
       file,
-      field: '/image/encoder/recipe',
+      field: `/${modality}/encoder/recipe`,
       got: recipe?.family ?? 'none',
       expected: `one of ${Object.keys(encoders).join(', ')}`,
-      hint: 'pass the encoder as `encoder`',
+      hint: 'pass the encoder in `encoders`',
     })
   }
   return make({ ...recipe.options, ...(recipe.model !== undefined && { model: namedPath(directory, recipe.model, 'encoder', file) }) })

@@ -10,7 +10,7 @@ import { lower } from '../onnx/lower.ts'
 import { createLocalSession } from '../runtime/local.ts'
 import { float32Tensor, int64Tensor } from '../tensors.ts'
 import { defineProjector } from './projector.ts'
-import { mediaRows, project, splice } from './splice.ts'
+import { type MediaPath, placed, project, splice } from './splice.ts'
 import { imageGrid } from './token-grid.ts'
 
 const doubled = defineProjector({
@@ -22,8 +22,8 @@ const doubled = defineProjector({
 
 test('projected media take their places, whatever the row, and leave the others alone', async () => {
   const embeds = input('embeds', 'float32', [size('batch'), size('tokens'), 3])
-  const projected = project({ modality: 'image', projector: doubled({ factor: 10 }), grid: imageGrid(1, 2), width: 3 }, 3)
-  const { bytes } = lower({ outputs: { y: splice(embeds, [{ embeddings: projected.embeddings, rows: mediaRows(projected) }]) } })
+  const path: MediaPath = { modality: 'image', projector: doubled({ factor: 10 }), grid: imageGrid(1, 2), width: 3 }
+  const { bytes } = lower({ outputs: { y: splice(embeds, [placed(path, project(path, 3))]) } })
   const session = await createLocalSession({ bytes }, { device: 'cpu', threads: 1 })
   onTestFinished(() => session.dispose())
   const feeds = (rows: readonly number[], values: readonly number[]) => ({

@@ -1,19 +1,21 @@
 /** Projected media take the places of their placeholders among the token embeddings. */
 
 import { ModalignError } from '../errors.ts'
-import { size } from '../graph/dim.ts'
+import { type Dim, dimsEqual, multiplyDims, size } from '../graph/dim.ts'
+import { gather } from '../graph/operators/gather.ts'
+import { reshape } from '../graph/operators/reshape.ts'
 import { scatterNd } from '../graph/operators/scatter-nd.ts'
 import { ParameterScope } from '../graph/parameters.ts'
 import { dimAt, input, type Tensor } from '../graph/tensor.ts'
 import type { Modality, Projector, TokenGrid } from './contracts.ts'
-import { gridTokens } from './token-grid.ts'
+import { gridTokens, paddedTokens, projectedTokens } from './token-grid.ts'
 
 /** One modality's way into the language model, as far as shapes go. */
 export interface MediaPath {
   readonly modality: Modality
   readonly projector: Projector
-  /** The grid of every medium of a batch. */
-  readonly grid: TokenGrid
+  /** The grid of every medium; undefined where media differ in their numbers of tokens. */
+  readonly grid: TokenGrid | undefined
   /** Channels of a feature. */
   readonly width: number
   /** Of the language model's token embeddings. Default 1. */
@@ -22,9 +24,9 @@ export interface MediaPath {
 
 export interface ProjectedMedia {
   readonly modality: Modality
-  /** Graph input `<modality>.features` [media, tokens, width]. */
-  readonly features: Tensor
-  /** [media, tokensOut, hiddenSize]. */
+  /** One grid: `<modality>.features` [media, tokens, width]. Else also `<modality>.mask`, and the tokens counted in groups: [media, groups, group, width]. */
+  readonly inputs: readonly Tensor[]
+  /** [media, tokensOut, hiddenSize]; where media differ, the tokens of padding are among them. */
   readonly embeddings: Tensor
   readonly scope: ParameterScope
 }
@@ -34,15 +36,21 @@ export interface ProjectedMedia {
  *
  * @throws PROJECTOR_SHAPE if the projector gives other sizes than it declares.
  */
-export function project({ modality, projector, grid, width, embeddingRms = 1 }: MediaPath, outputWidth: number): ProjectedMedia {
+export function project(path: MediaPath, outputWidth: number): ProjectedMedia {
+  const { modality, projector, grid, embeddingRms = 1 } = path
   const { definition, options } = projector
   const scope = new ParameterScope(modality)
-  const media = size(`${modality}_count`)
-  const features = input(`${modality}.features`, 'float32', [media, gridTokens(grid), width])
-  const embeddings = definition.build({ features: [features] }, scope, { outputWidth, embeddingRms, grid, options })
-  const tokens = gridTokens(definition.tokens(grid, options))
+  const { inputs, features, mask } = mediaInputs(path)
+  const embeddings = definition.build({ features: [features], ...(mask && { mask }) }, scope, {
+    outputWidth,
+    embeddingRms,
+    grid,
+    options,
+  })
+  const media = dimAt(features.shape, 0)
+  const tokens = grid === undefined ? dimAt(embeddings.shape, 1) : projectedTokens(projector, grid)
   const expected = [media, tokens, outputWidth]
-  if (String(embeddings.shape) !== String(expected)) {
+  if (embeddings.shape.length !== 3 || !expected.every((dim, axis) => dimsEqual(dim, dimAt(embeddings.shape, axis)))) {
     throw new ModalignError({
       code: 'PROJECTOR_SHAPE',
       field: definition.name,
@@ -51,15 +59,54 @@ export function project({ modality, projector, grid, width, embeddingRms = 1 }: 
       hint: '`tokens` and `build` of the projector must agree',
     })
   }
-  return { modality, features, embeddings, scope }
+  return { modality, inputs, embeddings, scope }
 }
 
-/** Graph input `<modality>.rows` int64 [media, tokensOut, 2]: batch row and position of every projected token. */
-export function mediaRows({ modality, embeddings }: Pick<ProjectedMedia, 'modality' | 'embeddings'>): Tensor {
-  return input(`${modality}.rows`, 'int64', [dimAt(embeddings.shape, 0), dimAt(embeddings.shape, 1), 2])
+function mediaInputs({ modality, projector, grid, width }: MediaPath): {
+  readonly inputs: readonly Tensor[]
+  readonly features: Tensor
+  readonly mask?: Tensor
+} {
+  const media = size(`${modality}_count`)
+  if (grid !== undefined) {
+    const features = input(`${modality}.features`, 'float32', [media, paddedTokens(projector, gridTokens(grid)), width])
+    return { inputs: [features], features }
+  }
+  // A size such as 8*groups must be read off an input where `groups` stands alone.
+  const [groups, group] = [size(`${modality}_groups`), paddedTokens(projector, 1)]
+  const features = input(`${modality}.features`, 'float32', [media, groups, group, width])
+  const mask = input(`${modality}.mask`, 'float32', [media, groups, group])
+  const tokens: Dim = multiplyDims(groups, group)
+  return { inputs: [features, mask], features: reshape(features, [media, tokens, width]), mask: reshape(mask, [media, tokens]) }
+}
+
+/** What `splice` takes of one modality. */
+export interface SplicedMedia {
+  readonly embeddings: Tensor
+  /** int64 [..., 2]: batch row and position of every token. */
+  readonly rows: Tensor
+  /** Graph inputs that belong to it. */
+  readonly inputs: readonly Tensor[]
+}
+
+/**
+ * One grid: graph input `<modality>.rows` int64 [media, tokensOut, 2], the batch row and position of every projected token. Where media differ, `<modality>.places` int64 [n]
+ * chooses the tokens that are no padding, counted through [media, tokensOut], and `<modality>.rows` is [n, 2].
+ */
+export function placed(path: Pick<MediaPath, 'grid'>, { modality, embeddings, inputs }: ProjectedMedia): SplicedMedia {
+  const [media, tokens, width] = [dimAt(embeddings.shape, 0), dimAt(embeddings.shape, 1), dimAt(embeddings.shape, 2)]
+  if (path.grid !== undefined) {
+    const rows = input(`${modality}.rows`, 'int64', [media, tokens, 2])
+    return { embeddings, rows, inputs: [...inputs, rows] }
+  }
+  const count = size(`${modality}_tokens`)
+  const places = input(`${modality}.places`, 'int64', [count])
+  const rows = input(`${modality}.rows`, 'int64', [count, 2])
+  const flat = reshape(embeddings, [multiplyDims(media, tokens), width])
+  return { embeddings: gather(flat, places, 0), rows, inputs: [...inputs, places, rows] }
 }
 
 /** inputsEmbeds [batch, tokens, hiddenSize] with the media's rows in place. */
-export function splice(inputsEmbeds: Tensor, media: readonly { readonly embeddings: Tensor; readonly rows: Tensor }[]): Tensor {
+export function splice(inputsEmbeds: Tensor, media: readonly Pick<SplicedMedia, 'embeddings' | 'rows'>[]): Tensor {
   return media.reduce((embeds, { embeddings, rows }) => scatterNd(embeds, rows, embeddings), inputsEmbeds)
 }

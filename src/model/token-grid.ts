@@ -1,4 +1,4 @@
-import type { TokenGrid } from './contracts.ts'
+import type { Projector, TokenGrid } from './contracts.ts'
 
 /** How many tokens a grid holds, separators included: the one place where tokens of a medium are counted. */
 export function gridTokens({ segments }: TokenGrid): number {
@@ -8,6 +8,22 @@ export function gridTokens({ segments }: TokenGrid): number {
     if (separator === 'segment' && index < segments.length - 1) tokens += 1
   }
   return tokens
+}
+
+/** How many of the language model's tokens a projector makes of features that lie so. */
+export function projectedTokens({ definition, options }: Projector, grid: TokenGrid): number {
+  return gridTokens(definition.tokens(grid, options))
+}
+
+/** So many features, filled up to the multiple that a projector takes. */
+export function paddedTokens({ definition, options }: Projector, tokens: number): number {
+  const multiple = definition.multipleOf?.(options) ?? 1
+  return Math.ceil(tokens / multiple) * multiple
+}
+
+/** So many features in a row. */
+export function rowGrid(tokens: number): TokenGrid {
+  return { segments: [{ frames: 1, rows: 1, columns: tokens }] }
 }
 
 /** One picture of rows x columns features. */

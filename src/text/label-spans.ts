@@ -58,19 +58,46 @@ export interface LabelledIds extends PromptIds {
  */
 export function labelSpans(sample: Sample, options: LabelOptions): LabelledIds {
   try {
-    const whole = assemble(conversationPieces(sample.turns, { ...options, addGenerationPrompt: false }), sample.turns, options)
-    const { maxLength, overflow = 'error' } = options
-    if (maxLength === undefined || whole.ids.length <= maxLength) return labelled(whole)
-    if (overflow === 'truncate') return labelled(truncate(whole, maxLength), whole.ids.length)
-    throw new ModalignError({
-      code: 'DATA_TOO_LONG',
-      got: `${whole.ids.length} tokens`,
-      expected: `at most ${maxLength}`,
-      hint: 'raise the length, leave the sample out, or allow truncation',
-    })
+    return fitted(assemble(conversationPieces(sample.turns, { ...options, addGenerationPrompt: false }), sample.turns, options), options)
   } catch (error) {
     throw inRecord(error, sample)
   }
+}
+
+/**
+ * The same sample once the sizes of its media are known: each medium takes so many places, and the text keeps its ids and weights.
+ *
+ * @param lengths one for each medium, at least 1
+ * @throws ModalignError `DATA_TOO_LONG`, `DATA_NO_TARGET`, `MEDIA_TOKEN_COUNT`
+ */
+export function withMediaLengths(
+  sample: LabelledIds,
+  lengths: readonly number[],
+  options: Pick<LabelOptions, 'maxLength' | 'overflow'>,
+): LabelledIds {
+  if (sample.media.every(({ length }, index) => length === lengths[index])) return sample
+  const ids: number[] = []
+  const weights: number[] = []
+  const media: MediaSpan[] = []
+  let taken = 0
+  const takeText = (end: number): void => {
+    for (; taken < end; taken++) {
+      ids.push(sample.ids[taken] ?? 0)
+      weights.push(sample.weights[taken] ?? 0)
+    }
+  }
+  for (const [index, span] of sample.media.entries()) {
+    takeText(span.start)
+    taken += span.length
+    const length = mediaLength(lengths[index] ?? 0, span)
+    media.push({ ...span, start: ids.length, length })
+    for (let i = 0; i < length; i++) {
+      ids.push(-(index + 1))
+      weights.push(0)
+    }
+  }
+  takeText(sample.ids.length)
+  return fitted({ ids: Int32Array.from(ids), weights: Float32Array.from(weights), media }, options)
 }
 
 /**
@@ -109,14 +136,7 @@ function assemble(pieces: readonly Piece[], turns: readonly Turn[], { tokenizer,
   for (const piece of pieces) {
     if (piece.type === 'media') {
       flush()
-      const length = mediaTokens(piece.part)
-      if (!Number.isInteger(length) || length < 1)
-        throw new ModalignError({
-          code: 'MEDIA_TOKEN_COUNT',
-          field: `/turns/${piece.turn}`,
-          got: `${length} tokens for this ${piece.part.type}`,
-          expected: 'at least 1',
-        })
+      const length = mediaLength(mediaTokens(piece.part), piece)
       media.push({ part: piece.part, turn: piece.turn, start: ids.length, length })
       for (let i = 0; i < length; i++) {
         ids.push(-media.length)
@@ -131,6 +151,27 @@ function assemble(pieces: readonly Piece[], turns: readonly Turn[], { tokenizer,
   flush()
   if (weights.length > 0) weights[0] = 0
   return { ids: Int32Array.from(ids), weights: Float32Array.from(weights), media }
+}
+
+function mediaLength(length: number, { part, turn }: Pick<MediaSpan, 'part' | 'turn'>): number {
+  if (Number.isInteger(length) && length >= 1) return length
+  throw new ModalignError({
+    code: 'MEDIA_TOKEN_COUNT',
+    field: `/turns/${turn}`,
+    got: `${length} tokens for this ${part.type}`,
+    expected: 'at least 1',
+  })
+}
+
+function fitted(whole: Assembled, { maxLength, overflow = 'error' }: Pick<LabelOptions, 'maxLength' | 'overflow'>): LabelledIds {
+  if (maxLength === undefined || whole.ids.length <= maxLength) return labelled(whole)
+  if (overflow === 'truncate') return labelled(truncate(whole, maxLength), whole.ids.length)
+  throw new ModalignError({
+    code: 'DATA_TOO_LONG',
+    got: `${whole.ids.length} tokens`,
+    expected: `at most ${maxLength}`,
+    hint: 'raise the length, leave the sample out, or allow truncation',
+  })
 }
 
 function turnWeight({ role, weight = role === 'assistant' ? 1 : 0 }: Turn, turn: number): number {

@@ -1,9 +1,14 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { pooledMlp } from '../../projectors/pooled-mlp.ts'
 import { ModalignError } from '../errors.ts'
-import { type Batch, type BatchItem, collate, type MediaShape } from './batch.ts'
+import type { MediaPath } from '../model/splice.ts'
+import { imageGrid } from '../model/token-grid.ts'
+import { type Batch, type BatchItem, collate } from './batch.ts'
 
-const image: MediaShape = { modality: 'image', tokens: 2, width: 3, tokensOut: 4 }
+/** 2 features of width 3 become 4 tokens. */
+const image: MediaPath = { modality: 'image', projector: pooledMlp({ tokens: 4 }), grid: imageGrid(1, 2), width: 3 }
+const tokensOut = 4
 
 /** A sample of text and pictures: each piece a list of `[id, weight]`, or the first number of a picture's features. */
 function item(pieces: readonly Piece[]): BatchItem {
@@ -12,9 +17,9 @@ function item(pieces: readonly Piece[]): BatchItem {
   const features: BatchItem['features'][number][] = []
   for (const piece of pieces) {
     if (typeof piece === 'number') {
-      media.push({ part: { type: 'image', source: `${piece}` }, turn: 0, start: ids.length, length: image.tokensOut })
+      media.push({ part: { type: 'image', source: `${piece}` }, turn: 0, start: ids.length, length: tokensOut })
       features.push({ modality: 'image', data: Float32Array.from({ length: 6 }, (_, index) => piece + index) })
-      for (let i = 0; i < image.tokensOut; i++) {
+      for (let i = 0; i < tokensOut; i++) {
         ids.push(-media.length)
         weights.push(0)
       }

@@ -1,28 +1,15 @@
 /** Collation: labelled samples and their features become the inputs of one step. */
 import { ModalignError } from '../errors.ts'
-import type { Modality } from '../model/contracts.ts'
+import type { MediumFeatures } from '../model/media-features.ts'
+import { stackFeatures } from '../model/media-feeds.ts'
+import type { MediaPath } from '../model/splice.ts'
 import { int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { LabelledIds } from '../text/label-spans.ts'
 import { stepInputs } from './step-graph.ts'
 
-/** The features of one medium, float32 [tokens, width]. */
-export interface MediumFeatures {
-  readonly modality: Modality
-  readonly data: Float32Array
-}
 export interface BatchItem extends LabelledIds {
-  /** One for each medium of `ids`, in order. */
-  readonly features: readonly MediumFeatures[]
-}
-
-/** What one modality's inputs look like; needed for batches without any such medium too. */
-export interface MediaShape {
-  readonly modality: Modality
-  /** Features of one medium. */
-  readonly tokens: number
-  readonly width: number
-  /** Places that one medium takes among the token ids. */
-  readonly tokensOut: number
+  /** One for each medium of `ids`, in order: float32 [tokens, width]. */
+  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data'>[]
 }
 
 export interface Batch {
@@ -37,7 +24,8 @@ export interface Batch {
 }
 
 export interface CollateOptions {
-  readonly media: readonly MediaShape[]
+  /** The graph's ways in, of which batches without any such medium need inputs too. */
+  readonly media: readonly MediaPath[]
   readonly headChunks: number
   /** Lengths are padded to a multiple of this, so that few different shapes occur. Default 16. */
   readonly lengthMultiple?: number
@@ -83,7 +71,7 @@ export function collate(samples: readonly BatchItem[], { media, headChunks, leng
       [stepInputs.supervisedRows]: int64Tensor(padded(rows, 2 * fill), [headChunks, perChunk, 2]),
       [stepInputs.labels]: int64Tensor(padded(labels, fill), [headChunks, perChunk]),
       [stepInputs.rowWeights]: { dtype: 'float32', dims: [headChunks, perChunk], data: Float32Array.from(padded(weights, fill)) },
-      ...Object.fromEntries(media.flatMap((shape) => mediaFeeds(items, shape))),
+      ...Object.assign({}, ...media.map((path) => mediaFeeds(items, path))),
       ...(softPrompt > 0 && { [stepInputs.softPromptRows]: frontRows(items.length, softPrompt) }),
     },
     weight: weights.reduce((sum, weight) => sum + weight, 0),
@@ -108,34 +96,36 @@ function frontRows(rows: number, places: number): TensorValue {
   return int64Tensor(values.flat(), [rows, places, 2])
 }
 
-function mediaFeeds(
-  items: readonly BatchItem[],
-  { modality, tokens, width, tokensOut }: MediaShape,
-): readonly (readonly [string, TensorValue])[] {
-  const rows: number[] = []
+/** Where the projected tokens of one modality go, and the features that they are made of. */
+function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors {
+  const { modality, grid } = path
   const features: Float32Array[] = []
+  const spans: { readonly row: number; readonly start: number; readonly length: number }[] = []
   for (const [row, item] of items.entries()) {
     for (const [index, { part, start, length }] of item.media.entries()) {
-      if (part.type !== modality) continue
       const data = item.features[index]?.data
-      if (length !== tokensOut || data?.length !== tokens * width) {
-        throw new ModalignError({
-          code: 'BATCH_FEATURES',
-          field: modality,
-          got: `${data?.length ?? 0} numbers for ${length} places`,
-          expected: `${tokens * width} for ${tokensOut}`,
-        })
-      }
-      features.push(data)
-      for (let place = start; place < start + length; place++) rows.push(row, place)
+      if (part.type !== modality) continue
+      features.push(data ?? new Float32Array(0))
+      spans.push({ row, start, length })
     }
   }
-  const joined = new Float32Array(features.length * tokens * width)
-  for (const [index, data] of features.entries()) joined.set(data, index * tokens * width)
-  return [
-    [`${modality}.features`, { dtype: 'float32', dims: [features.length, tokens, width], data: joined }],
-    [`${modality}.rows`, int64Tensor(rows, [features.length, tokensOut, 2])],
-  ]
+  const { feeds, tokensOut } = stackFeatures(path, features)
+  const wrong = spans.find(({ length }) => (grid === undefined ? length > tokensOut : length !== tokensOut))
+  if (wrong !== undefined)
+    throw new ModalignError({
+      code: 'BATCH_FEATURES',
+      field: modality,
+      got: `${wrong.length} places for a medium`,
+      expected: `${tokensOut}${grid === undefined ? ' at most' : ''}`,
+    })
+  const rows = spans.flatMap(({ row, start, length }) => Array.from({ length }, (_, token) => [row, start + token]).flat())
+  if (grid !== undefined) return { ...feeds, [`${modality}.rows`]: int64Tensor(rows, [spans.length, tokensOut, 2]) }
+  const places = spans.flatMap(({ length }, medium) => Array.from({ length }, (_, token) => medium * tokensOut + token))
+  return {
+    ...feeds,
+    [`${modality}.places`]: int64Tensor(places, [places.length]),
+    [`${modality}.rows`]: int64Tensor(rows, [places.length, 2]),
+  }
 }
 
 function roundUp(value: number, multiple: number): number {

@@ -67,7 +67,7 @@ export class Evaluation {
     if (heldOut === undefined) return {}
     const { bytes, externalRoot, externalData } = stepGraph({
       decoder: this.#model.llm.decoder,
-      media: [this.#model.mediaPath],
+      media: this.#model.mediaPaths,
       gradients: false,
     }).model
     await using session = await createSession(withoutUndefined({ bytes, externalRoot, externalData }), {

@@ -6,6 +6,7 @@ import { linear } from '../../projectors/linear.ts'
 import { openEncoder, writeDataset, writeLanguageModel } from '../../test/tune-tiny-pair.ts'
 import { loadLanguageModel } from '../llm/language-model.ts'
 import type { MediaSource } from '../model/contracts.ts'
+import type { MediumFeatures } from '../model/media-features.ts'
 import { localReader } from '../model/media-reader.ts'
 import { compose, type MultimodalModel } from '../model/multimodal-model.ts'
 import { FeatureMemory } from './features.ts'
@@ -54,20 +55,22 @@ const memoryOf = (maxBytes?: number): FeatureMemory =>
   new FeatureMemory(model, { root: join(root, 'data'), ...(maxBytes !== undefined && { maxBytes }) })
 
 /** 4 tokens of width 8, by a run of its own. */
-async function featuresOf(source: string): Promise<Float32Array> {
-  const { data } = await model.encode([source], { root: join(root, 'data') })
-  expect(data).toHaveLength(32)
+async function featuresOf(source: string): Promise<MediumFeatures> {
+  const [features] = await model.encode([picture(source)], { root: join(root, 'data') })
+  if (features === undefined) throw new Error('no features')
+  expect(features.data).toHaveLength(32)
   read = []
   batches = []
-  return data
+  return features
 }
+
+const picture = (source: string) => ({ type: 'image', source }) as const
 
 test('each source is read and encoded once, together with the others that are new', async () => {
   const [red, green, blue] = [await featuresOf('red.png'), await featuresOf('green.png'), await featuresOf('blue.png')]
   const memory = memoryOf()
-  expect(memory.width).toBe(8)
-  expect(await memory.of(['red.png', 'green.png', 'red.png'])).toEqual([red, green, red])
-  expect(await memory.of(['green.png', 'blue.png'])).toEqual([green, blue])
+  expect(await memory.of(['red.png', 'green.png', 'red.png'].map(picture))).toEqual([red, green, red])
+  expect(await memory.of(['green.png', 'blue.png'].map(picture))).toEqual([green, blue])
   expect(await memory.of([])).toEqual([])
   expect(read).toEqual(['red.png', 'green.png', 'blue.png'])
   expect(batches).toEqual([2, 1])
@@ -76,21 +79,21 @@ test('each source is read and encoded once, together with the others that are ne
 test('what there is no room for is computed again, and is right all the same', async () => {
   const [red, green] = [await featuresOf('red.png'), await featuresOf('green.png')]
   const memory = memoryOf(32 * 4)
-  for (let pass = 0; pass < 2; pass++) expect(await memory.of(['red.png', 'green.png'])).toEqual([red, green])
+  for (let pass = 0; pass < 2; pass++) expect(await memory.of(['red.png', 'green.png'].map(picture))).toEqual([red, green])
   expect(read).toEqual(['red.png', 'green.png', 'green.png'])
 })
 
 test('a source that cannot be used has its error in its place, and is not read again', async () => {
   const [red, green] = [await featuresOf('red.png'), await featuresOf('green.png')]
   const memory = memoryOf()
-  const [first, bad, last] = await memory.orErrors(['red.png', 'nowhere.png', 'green.png'])
+  const [first, bad, last] = await memory.orErrors(['red.png', 'nowhere.png', 'green.png'].map(picture))
   expect([first, last]).toEqual([red, green])
   expect(bad).toMatchObject({ code: 'FILE_MISSING' })
-  expect(await memory.orErrors(['nowhere.png'])).toEqual([bad])
-  await expect(memory.of(['red.png', 'nowhere.png'])).rejects.toBe(bad)
+  expect(await memory.orErrors(['nowhere.png'].map(picture))).toEqual([bad])
+  await expect(memory.of(['red.png', 'nowhere.png'].map(picture))).rejects.toBe(bad)
   expect(read).toEqual(['red.png', 'nowhere.png', 'green.png'])
 })
 
 test('a defect is not taken for a bad source', async () => {
-  await expect(memoryOf().orErrors(['red.png', 'defect'])).rejects.toThrow(TypeError)
+  await expect(memoryOf().orErrors(['red.png', 'defect'].map(picture))).rejects.toThrow(TypeError)
 })

@@ -1,23 +1,23 @@
 /** Frozen features, computed once for each medium and kept while there is room. */
 import { createHash } from 'node:crypto'
 import { ModalignError, unreachable } from '../errors.ts'
-import type { MediaSource } from '../model/contracts.ts'
+import { encodeMedia, type MediumFeatures, type PreparedMedium, prepareMedium } from '../model/media-features.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
-import type { NamedTensors } from '../tensors.ts'
+import type { MediaPart } from '../text/conversation.ts'
 
 export interface FeatureMemoryOptions extends ReadOptions {
   /** Features beyond this are computed again when they are needed again. Default 2 GiB. */
   readonly maxBytes?: number
 }
 
-/** Features of pictures by where they come from. Paths are taken as unchanging for as long as this lives: one run. */
+/** Features of media by where they come from. Paths are taken as unchanging for as long as this lives: one run. */
 export class FeatureMemory {
   readonly #model: MultimodalModel
   readonly #options: ReadOptions
   readonly #maxBytes: number
-  readonly #known = new Map<string, Float32Array>()
-  /** Why a source has no features: it is not read again. */
+  readonly #known = new Map<string, MediumFeatures>()
+  /** Why a medium has no features: it is not read again. */
   readonly #unusable = new Map<string, ModalignError>()
   #bytes = 0
 
@@ -27,58 +27,48 @@ export class FeatureMemory {
     this.#maxBytes = maxBytes
   }
 
-  /** Channels of a feature. */
-  get width(): number {
-    return this.#model.image.encoder.width
-  }
-
-  /** Features float32 [tokens, width] of each source, in order. @throws what decoding throws, naming the file. */
-  async of(sources: readonly MediaSource[]): Promise<readonly Float32Array[]> {
-    return (await this.orErrors(sources)).map((features) => {
+  /** Features of each medium, in order. @throws what decoding throws, naming the file. */
+  async of(media: readonly MediaPart[]): Promise<readonly MediumFeatures[]> {
+    return (await this.orErrors(media)).map((features) => {
       if (features instanceof ModalignError) throw features
       return features
     })
   }
 
-  /** As `of`, but with the error of each source that cannot be used in its place. @throws what encoding throws */
-  async orErrors(sources: readonly MediaSource[]): Promise<readonly (Float32Array | ModalignError)[]> {
-    const keys = sources.map(keyOf)
-    const missing = new Map<string, MediaSource>()
-    for (const [index, source] of sources.entries()) {
+  /** As `of`, but with the error of each medium that cannot be used in its place. @throws what encoding throws */
+  async orErrors(media: readonly MediaPart[]): Promise<readonly (MediumFeatures | ModalignError)[]> {
+    const keys = media.map(keyOf)
+    const missing = new Map<string, MediaPart>()
+    for (const [index, part] of media.entries()) {
       const key = keys[index] ?? ''
-      if (!this.#known.has(key) && !this.#unusable.has(key)) missing.set(key, source)
+      if (!this.#known.has(key) && !this.#unusable.has(key)) missing.set(key, part)
     }
-    const decoded = await Promise.all([...missing].map(async ([key, source]) => ({ key, input: await this.#inputOf(source) })))
-    const usable: { readonly key: string; readonly input: NamedTensors }[] = []
-    for (const { key, input } of decoded) {
-      if (input instanceof ModalignError) this.#unusable.set(key, input)
-      else usable.push({ key, input })
+    const prepared = await Promise.all([...missing].map(async ([key, part]) => ({ key, medium: await this.#prepared(part) })))
+    const usable: { readonly key: string; readonly medium: PreparedMedium }[] = []
+    for (const { key, medium } of prepared) {
+      if (medium instanceof ModalignError) this.#unusable.set(key, medium)
+      else usable.push({ key, medium })
     }
-    const fresh = new Map<string, Float32Array>()
-    if (usable.length > 0) {
-      const { signal } = this.#options
-      const { tokens, width, data } = await this.#model.image.encoder.encode(
-        usable.map(({ input }) => input),
-        signal === undefined ? {} : { signal },
-      )
-      const each = tokens * width
-      for (const [index, { key }] of usable.entries()) {
-        // A copy of its own, so that the batch's buffer can go.
-        const features = data.slice(index * each, (index + 1) * each)
-        fresh.set(key, features)
-        if (this.#bytes + features.byteLength <= this.#maxBytes) {
-          this.#known.set(key, features)
-          this.#bytes += features.byteLength
-        }
+    const encoded = await encodeMedia(
+      (modality) => this.#model.branch(modality),
+      usable.map(({ medium }) => medium),
+      this.#options.signal,
+    )
+    const fresh = new Map<string, MediumFeatures>()
+    for (const [index, features] of encoded.entries()) {
+      const key = usable[index]?.key ?? unreachable('features of no medium')
+      fresh.set(key, features)
+      if (this.#bytes + features.data.byteLength <= this.#maxBytes) {
+        this.#known.set(key, features)
+        this.#bytes += features.data.byteLength
       }
     }
-    return keys.map((key) => this.#known.get(key) ?? fresh.get(key) ?? this.#unusable.get(key) ?? unreachable('a source was forgotten'))
+    return keys.map((key) => this.#known.get(key) ?? fresh.get(key) ?? this.#unusable.get(key) ?? unreachable('a medium was forgotten'))
   }
 
-  async #inputOf(source: MediaSource): Promise<NamedTensors | ModalignError> {
-    const { reader, image } = this.#model
+  async #prepared(part: MediaPart): Promise<PreparedMedium | ModalignError> {
     try {
-      return await image.encoder.preprocess(await reader.image(source, this.#options))
+      return await prepareMedium(this.#model.branch(part.type), this.#model.reader, part, this.#options)
     } catch (error) {
       if (error instanceof ModalignError) return error
       throw error
@@ -87,6 +77,7 @@ export class FeatureMemory {
 }
 
 /** Samples that are read again bring their bytes anew: those are told by what they hold. */
-function keyOf(source: MediaSource): string {
-  return typeof source === 'string' ? `path ${source}` : `bytes ${createHash('sha256').update(source).digest('hex')}`
+function keyOf({ type, source, region }: MediaPart): string {
+  const place = typeof source === 'string' ? `path ${source}` : `bytes ${createHash('sha256').update(source).digest('hex')}`
+  return region === undefined ? `${type} ${place}` : `${type} ${JSON.stringify(region)} ${place}`
 }

@@ -1,46 +1,68 @@
 /** Prepared samples and the features of their media, as batches of the step's graph. */
 import { ModalignError, unreachable } from '../errors.ts'
 import { fixedDim } from '../graph/tensor.ts'
+import type { MediumFeatures } from '../model/media-features.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
-import { gridTokens } from '../model/token-grid.ts'
-import { type Batch, type BatchItem, collate, type MediaShape } from './batch.ts'
+import { type LabelledIds, withMediaLengths } from '../text/label-spans.ts'
+import { type Batch, type BatchItem, collate } from './batch.ts'
 import type { FeatureMemory } from './features.ts'
-import { mediaSources, type PreparedSample } from './samples.ts'
+import type { PreparedSample } from './samples.ts'
+
+export interface SampleBatchesOptions {
+  readonly headChunks: number
+  /** As they were prepared with: media whose size shows only now may make a sample longer than that. */
+  readonly maxLength: number
+  readonly overflow: 'error' | 'truncate'
+}
 
 export class SampleBatches {
+  readonly #model: MultimodalModel
   readonly #features: FeatureMemory
-  readonly #media: readonly MediaShape[]
-  readonly #headChunks: number
+  readonly #options: SampleBatchesOptions
   readonly #softPrompt: number
 
-  constructor(model: MultimodalModel, features: FeatureMemory, headChunks: number) {
+  constructor(model: MultimodalModel, features: FeatureMemory, options: SampleBatchesOptions) {
+    this.#model = model
     this.#features = features
-    this.#headChunks = headChunks
+    this.#options = options
     const { trained } = model.llm.decoder
     this.#softPrompt = trained?.softPrompt === undefined ? 0 : fixedDim(trained.softPrompt.shape, 0, 'soft prompt')
-    this.#media = [{ modality: 'image', tokens: gridTokens(model.grid), width: model.image.encoder.width, tokensOut: model.imageTokens }]
   }
 
   /** Each sample with its features, or why it cannot be used. @throws what encoding throws */
   async items(samples: readonly PreparedSample[]): Promise<readonly (BatchItem | ModalignError)[]> {
-    const found = await this.#features.orErrors(samples.flatMap(mediaSources))
+    const found = await this.#features.orErrors(samples.flatMap(({ media }) => media.map(({ part }) => part)))
     let used = 0
     return samples.map((sample) => {
       const own = found.slice(used, used + sample.media.length)
       used += own.length
-      const features = own.filter((one) => one instanceof Float32Array)
-      if (features.length < own.length) return inRecord(sample, own)
-      return { ...sample, features: features.map((data) => ({ modality: 'image' as const, data })) }
+      const features = own.flatMap((one) => (one instanceof ModalignError ? [] : [one]))
+      return features.length < own.length ? inRecord(sample, own) : this.#item(sample, features)
     })
   }
 
   batch(items: readonly BatchItem[]): Batch {
-    return collate(items, { media: this.#media, headChunks: this.#headChunks, softPrompt: this.#softPrompt })
+    return collate(items, { media: this.#model.mediaPaths, headChunks: this.#options.headChunks, softPrompt: this.#softPrompt })
+  }
+
+  #item(sample: PreparedSample, features: readonly MediumFeatures[]): BatchItem | ModalignError {
+    try {
+      const sized: LabelledIds = withMediaLengths(
+        sample,
+        features.map(({ tokensOut }) => tokensOut),
+        this.#options,
+      )
+      return { ...sized, features: features.slice(0, sized.media.length) }
+    } catch (error) {
+      if (!(error instanceof ModalignError)) throw error
+      const { file, record } = sample
+      return new ModalignError({ ...error.details, ...(file !== undefined && { file }), record, cause: error })
+    }
   }
 }
 
 /** The first failure among a sample's media, with the place of the record that names them. */
-function inRecord({ media, file, record }: PreparedSample, features: readonly (Float32Array | ModalignError)[]): ModalignError {
+function inRecord({ media, file, record }: PreparedSample, features: readonly (MediumFeatures | ModalignError)[]): ModalignError {
   const index = features.findIndex((one) => one instanceof ModalignError)
   const error = features[index]
   const medium = media[index]

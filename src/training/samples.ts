@@ -4,7 +4,8 @@ import { deserialize, serialize } from 'node:v8'
 import { z } from 'zod'
 import { ModalignError, unreachable } from '../errors.ts'
 import { openRecordStore, type RecordStore } from '../io/record-store.ts'
-import type { DatasetSource, MediaSource, Modality, Sample } from '../model/contracts.ts'
+import { modalities } from '../model/branches.ts'
+import type { DatasetSource, Sample } from '../model/contracts.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { type LabelledIds, labelSpans, type MediaSpan } from '../text/label-spans.ts'
 
@@ -64,7 +65,7 @@ export async function prepareSamples(model: MultimodalModel, dataset: DatasetSou
       try {
         const prepared = prepare(model, sample, maxLength, overflow)
         hash.update(prepared.ids).update(prepared.weights)
-        for (const source of mediaSources(prepared)) hash.update(source)
+        for (const { part } of prepared.media) hash.update(part.type).update(part.source)
         await store.append(encodeSample(prepared))
       } catch (error) {
         if (!(error instanceof ModalignError)) throw error
@@ -109,16 +110,11 @@ function prepare(model: MultimodalModel, sample: Sample, maxLength: number, over
   const labelled = labelSpans(sample, {
     tokenizer: model.llm.tokenizer,
     template: model.llm.template,
-    mediaTokens: (part) => model.mediaTokens(part),
+    mediaTokens: (part) => model.plannedTokens(part),
     maxLength,
     ...(overflow && { overflow }),
   })
   return { ...labelled, id: sample.id, file: sample.origin?.file, record: sample.origin?.record }
-}
-
-/** The media of a sample, in order. */
-export function mediaSources({ media }: Pick<LabelledIds, 'media'>): readonly MediaSource[] {
-  return media.map(({ part }) => part.source)
 }
 
 /** Weights as runs: a weight, and for how many ids it stands. */
@@ -139,7 +135,6 @@ function encodeSample({ ids, weights, targets, media, id, file, record }: Prepar
   return serialize([id, file, record, targets, media, ids.filter((one) => one >= 0), runsOf(weights)])
 }
 
-const modalities = ['image', 'audio', 'video'] as const satisfies readonly Modality[]
 const regionSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('box'), x: z.number(), y: z.number(), width: z.number(), height: z.number() }),
   z.object({ type: z.literal('span'), startSeconds: z.number(), endSeconds: z.number() }),

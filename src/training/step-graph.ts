@@ -9,7 +9,7 @@ import type { Parameter } from '../graph/parameters.ts'
 import { dimAt, input, type Tensor } from '../graph/tensor.ts'
 import { dropoutInput } from '../llm/adapters/dropout.ts'
 import type { Decoder } from '../llm/decoder.ts'
-import { type MediaPath, mediaRows, project, splice } from '../model/splice.ts'
+import { type MediaPath, placed, project, splice } from '../model/splice.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
 
 export interface StepGraphRequest {
@@ -70,10 +70,11 @@ export function stepGraph({
   const labels = input(stepInputs.labels, 'int64', [headChunks, rows])
   const rowWeights = input(stepInputs.rowWeights, 'float32', [headChunks, rows])
 
-  const projected = media.map((path) => project(path, decoder.hiddenSize))
+  const projected = media.map((path) => ({ path, ...project(path, decoder.hiddenSize) }))
+  const mediaPlaced = projected.map(({ path, ...one }) => placed(path, one))
   const { trained } = decoder
   const spliced = splice(decoder.embed(ids), [
-    ...projected.map((one) => ({ embeddings: one.embeddings, rows: mediaRows(one) })),
+    ...mediaPlaced,
     ...(trained?.softPrompt === undefined ? [] : [softPromptPlaces(trained.softPrompt)]),
   ])
   const dropout = wanted && trained?.dropout !== undefined ? dropoutInput([batch, tokens, trained.dropout.width]) : undefined
@@ -98,7 +99,7 @@ export function stepGraph({
     ['losses', losses],
     ...derivatives.map((gradient, index) => [gradientName(parameters[index]), gradient] as const),
   ])
-  return { model: lower({ outputs, inputs: [ids, positions] }), parameters, headChunks }
+  return { model: lower({ outputs, inputs: [ids, positions, ...mediaPlaced.flatMap(({ inputs }) => inputs)] }), parameters, headChunks }
 }
 
 /** The soft prompt's rows [tokens, hiddenSize], once for each sample. */

@@ -7,16 +7,18 @@ import { nodeFs } from '../io/fs-ops.ts'
 import { acquireLock } from '../io/lock.ts'
 import { type DropoutField, dropoutFeeds } from '../llm/adapters/dropout.ts'
 import type { DatasetSource, MediaSource } from '../model/contracts.ts'
+import type { MediumFeatures } from '../model/media-features.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { saveModel } from '../model/saved-model.ts'
 import { permutation } from '../random.ts'
 import { withoutUndefined } from '../runtime/session.ts'
+import type { MediaPart } from '../text/conversation.ts'
 import { newestCheckpoint, type RunCheckpoint, writeCheckpoint } from './checkpoint.ts'
 import { Evaluation } from './evaluation.ts'
 import { FeatureMemory } from './features.ts'
 import { openRunLog, type RunLog, type StepMetrics } from './run-log.ts'
-import { SampleBatches } from './sample-batches.ts'
-import { mediaSources, noSamples, type Prepared, type PreparedSamples, prepareSamples } from './samples.ts'
+import { SampleBatches, type SampleBatchesOptions } from './sample-batches.ts'
+import { noSamples, type Prepared, type PreparedSamples, prepareSamples } from './samples.ts'
 import { stepGraph } from './step-graph.ts'
 import { parseSettings, type TuneOptions, type TuneSettings, type TuneSummary } from './tune-options.ts'
 import { type Plan, planOf, type Window, Windows } from './windows.ts'
@@ -60,7 +62,7 @@ export async function* tune(
   // No signal: an abort ends the run between steps, with a checkpoint, and reading goes on until then.
   const memory = features ?? new FeatureMemory(model, { root: prepared.root })
   if (from === undefined && model.needsStatistics) model.setStatistics(await statisticsSample(memory, prepared.samples, plan.seed))
-  const graph = stepGraph({ decoder: model.llm.decoder, media: [model.mediaPath] })
+  const graph = stepGraph({ decoder: model.llm.decoder, media: model.mediaPaths })
   const { bytes, externalRoot, externalData } = graph.model
   const place = { device: settings.device ?? 'auto', ...withoutUndefined({ threads: settings.threads }) } as const
   await using trainer = await openTrainer({
@@ -76,11 +78,16 @@ export async function* tune(
   const firstStep = (from?.step ?? 0) + 1
   await log.emit({ type: 'start', firstStep, totalSteps: plan.totalSteps })
 
-  const run = new Windows(prepared.samples, new SampleBatches(model, memory, graph.headChunks), plan, onBad)
+  const batching: SampleBatchesOptions = {
+    headChunks: graph.headChunks,
+    maxLength: settings.maxLength ?? model.llm.decoder.maxPositions,
+    overflow: settings.overflow ?? 'error',
+  }
+  const run = new Windows(prepared.samples, new SampleBatches(model, memory, batching), plan, onBad)
   const evaluator = new Evaluation(model, {
     heldOut: heldOut && {
       samples: heldOut.samples,
-      batches: new SampleBatches(model, new FeatureMemory(model, { root: heldOut.root }), graph.headChunks),
+      batches: new SampleBatches(model, new FeatureMemory(model, { root: heldOut.root }), batching),
     },
     prompts: settings.prompts ?? [],
     promptTokens: settings.promptTokens ?? 64,
@@ -216,16 +223,16 @@ const mostForStatistics = 1024
 const readAtOnce = 32
 
 /** Features of some media, drawn from the whole data. Unusable ones are met again in training, and reported there. */
-async function statisticsSample(memory: FeatureMemory, samples: PreparedSamples, seed: number): Promise<readonly Float32Array[]> {
+async function statisticsSample(memory: FeatureMemory, samples: PreparedSamples, seed: number): Promise<readonly MediumFeatures[]> {
   const order = permutation(samples.length, { seed, stream: 'statistics' })
-  const sources = new Set<MediaSource>()
+  const sources = new Map<MediaSource, MediaPart>()
   for (let position = 0; position < samples.length && sources.size < mostForStatistics; position++) {
-    for (const source of mediaSources(await samples.at(order(position)))) sources.add(source)
+    for (const { part } of (await samples.at(order(position))).media) sources.set(part.source, part)
   }
-  const found: Float32Array[] = []
-  const all = [...sources]
+  const found: MediumFeatures[] = []
+  const all = [...sources.values()]
   for (let start = 0; start < all.length; start += readAtOnce) {
-    for (const one of await memory.orErrors(all.slice(start, start + readAtOnce))) if (one instanceof Float32Array) found.push(one)
+    for (const one of await memory.orErrors(all.slice(start, start + readAtOnce))) if (!(one instanceof Error)) found.push(one)
   }
   return found
 }
@@ -251,14 +258,17 @@ function runFingerprint(model: MultimodalModel, { fingerprint }: Prepared, setti
     promptTokens: _promptTokens,
     ...deciding
   } = settings
+  const branches = model.modalities.map((modality) => {
+    const { encoder, projector } = model.branch(modality)
+    return [modality, encoder.fingerprint, projector.definition.name, projector.options]
+  })
   return createHash('sha256')
     .update(
       JSON.stringify([
         model.llm.identity,
         // A run without adapters has the fingerprint that it had before there were any.
         ...(model.llm.adapters === undefined ? [] : [model.llm.adapters.settings]),
-        model.image.encoder.fingerprint,
-        model.image.projector,
+        branches,
         deciding,
         fingerprint,
       ]),

@@ -58,7 +58,7 @@ export async function benchStep({ steps = 5 }: { readonly steps?: number } = {})
     const { feeds, weight } = collate(
       Array.from({ length: batch }, (_, row) => item(row)),
       {
-        media: [{ modality: 'image', tokens: mediaTokens, width: featureWidth, tokensOut: mediaTokens }],
+        media,
         headChunks,
       },
     )

@@ -4,11 +4,14 @@ import { z } from 'zod'
 import { type ErrorData, errorData, ModalignError, unreachable } from '../../errors.ts'
 import type { JsonObject } from '../../io/json.ts'
 import { type CaptionItem, type CaptionOutcome, type CaptionSummary, captionJob } from '../../jobs/caption.ts'
-import { type InputItem, type Inputs, inputItems } from '../../jobs/inputs.ts'
+import { audioExtensions, type InputItem, type Inputs, imageExtensions, inputItems, videoExtensions } from '../../jobs/inputs.ts'
 import type { GenerationOptions } from '../../llm/generation.ts'
 import { createImageDecoder } from '../../media/child-decoder.ts'
+import { modalities } from '../../model/branches.ts'
+import type { Modality } from '../../model/contracts.ts'
+import { encodeMedia, type PreparedMedium, prepareMedium } from '../../model/media-features.ts'
+import { localReader, type MediaReader } from '../../model/media-reader.ts'
 import type { MultimodalModel } from '../../model/multimodal-model.ts'
-import type { NamedTensors } from '../../tensors.ts'
 import { type Progress, showProgress } from '../../training/progress-writer.ts'
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
@@ -28,6 +31,7 @@ const settings = z.strictObject({
   maxBad: z.union([z.int().min(0), z.string().regex(/^\d+(\.\d+)?%?$/, 'a number of items, or a share such as 5%')]).default(0),
   retryBad: z.boolean().default(false),
   batchSize: z.int().min(1).max(4096).default(8),
+  modality: z.enum(modalities).default('image'),
   root: pathSchema.optional(),
   ...modelSettings,
   ...generationSettings,
@@ -42,6 +46,7 @@ export const captionCommand = defineCommand({
     'on-bad': 'a picture that cannot be used ends the job, or becomes a row with its error (default skip)',
     'max-bad': 'exit with 1 if more items than this are bad: a number or a share such as 5%; default 0',
     'retry-bad': 'try pictures again that an earlier run recorded as bad',
+    modality: 'what the input holds: image (default), audio or video',
     'batch-size': 'pictures at a time; default 8',
     root: 'the folder that no picture may lie outside of; default: where the input begins',
     ...modelHelp,
@@ -55,22 +60,24 @@ export const captionCommand = defineCommand({
     },
   ],
   async run(given, { io, terminal, argv }) {
-    const inputs = await inputItems(given.input, { root: given.root })
+    const inputs = await inputItems(given.input, { root: given.root, extensions: extensionsOf[given.modality] })
     const total = await countItems(inputs)
     await using decoder = createImageDecoder()
-    const reader = {
+    const reader: MediaReader = {
+      ...localReader,
       image: (source: string | Uint8Array, { signal }: { readonly signal?: AbortSignal | undefined }) =>
         decoder.decode(source, { ...(signal && { signal }) }),
     }
     const model = await openModel(given, terminal, reader)
+    const { modality } = given
     const generation = generationOptionsOf(given)
     let progress: Progress | undefined
     using interrupts = listenForInterrupts(io, () => progress?.message('stopping after this batch; press Ctrl-C again to stop at once'))
     try {
-      progress = showProgress({ label: 'caption', total, unit: 'pictures', stream: io.stderr, env: io.env })
+      progress = showProgress({ label: 'caption', total, unit: units[modality], stream: io.stderr, env: io.env })
       const summary = await captionJob<InputItem>({
         items: inputs.items,
-        caption: (batch, { signal }) => captionBatch(model, batch, { prompt: given.prompt, generation, signal }),
+        caption: (batch, { signal }) => captionBatch(model, batch, { modality, prompt: given.prompt, generation, signal }),
         output: { path: given.output, format: given.format },
         spec: jobSpec(model, inputs, given, generation),
         batchSize: given.batchSize,
@@ -96,40 +103,49 @@ async function countItems({ items }: Inputs): Promise<number> {
   return count
 }
 
+const extensionsOf: Readonly<Record<Modality, readonly string[]>> = {
+  image: imageExtensions,
+  audio: audioExtensions,
+  video: videoExtensions,
+}
+const units: Readonly<Record<Modality, string>> = { image: 'pictures', audio: 'sounds', video: 'videos' }
+
 interface Asked {
+  readonly modality: Modality
   readonly prompt: string
   readonly generation: GenerationOptions
   readonly signal: AbortSignal
 }
 
-/** Each picture is decoded and prepared by itself, so that a bad one costs nobody else anything; those that are left go through the models together. */
+/** Each medium is decoded and prepared by itself, so that a bad one costs nobody else anything; those that are left go through the models together. */
 async function captionBatch(
   model: MultimodalModel,
   batch: readonly InputItem[],
-  { prompt, generation, signal }: Asked,
+  { modality, prompt, generation, signal }: Asked,
 ): Promise<readonly CaptionOutcome[]> {
-  const prepared = await Promise.all(batch.map((item) => prepare(model, item, signal)))
-  const good = prepared.flatMap((one) => ('inputs' in one ? [one] : []))
+  const prepared = await Promise.all(batch.map((item) => prepare(model, item, modality, signal)))
+  const good = prepared.flatMap((one) => ('medium' in one ? [one] : []))
   if (good.length === 0) return prepared.flatMap((one) => ('error' in one ? [one] : []))
-  const features = await model.image.encoder.encode(
-    good.map(({ inputs }) => inputs),
-    { signal },
+  const features = await encodeMedia(
+    (type) => model.branch(type),
+    good.map(({ medium }) => medium),
+    signal,
   )
   // Random numbers hang on the item, so that no caption depends on its batch.
   const captions = await model.answer(
     good.map(({ item }) => item.id),
     features,
-    { ...generation, prompt, signal },
+    { ...generation, modality, prompt, signal },
   )
   const remaining = captions.values()
   return prepared.map((one) => ('error' in one ? one : { caption: remaining.next().value ?? unreachable('fewer captions than pictures') }))
 }
 
-type Prepared = { readonly item: CaptionItem; readonly inputs: NamedTensors } | { readonly error: ErrorData }
+type Prepared = { readonly item: CaptionItem; readonly medium: PreparedMedium } | { readonly error: ErrorData }
 
-async function prepare(model: MultimodalModel, item: InputItem, signal: AbortSignal): Promise<Prepared> {
+async function prepare(model: MultimodalModel, item: InputItem, type: Modality, signal: AbortSignal): Promise<Prepared> {
   try {
-    return { item, inputs: await model.image.encoder.preprocess(await model.reader.image(item.path, { signal })) }
+    return { item, medium: await prepareMedium(model.branch(type), model.reader, { type, source: item.path }, { signal }) }
   } catch (error) {
     const data = errorData(error)
     // What is wrong with the machine is no fault of the picture.
@@ -146,20 +162,20 @@ async function prepare(model: MultimodalModel, item: InputItem, signal: AbortSig
 function jobSpec(
   model: MultimodalModel,
   inputs: Inputs,
-  { output, prompt }: { readonly output: string; readonly prompt: string },
+  { output, prompt, modality }: { readonly output: string; readonly prompt: string; readonly modality: Modality },
   generation: GenerationOptions,
 ): JsonObject {
   const hash = createHash('sha256')
   for (const [name, { dims, data }] of Object.entries(model.parameters)) hash.update(`${name} ${dims.join()}`).update(data)
-  const { name } = model.image.projector.definition
+  const { encoder, projector } = model.branch(modality)
   const json: z.ZodType<JsonObject> = z.record(z.string(), z.json())
   return {
     prompt,
     input: relative(dirname(resolve(output)), inputs.root).replaceAll('\\', '/'),
     kind: inputs.kind,
-    encoder: model.image.encoder.fingerprint,
+    encoder: encoder.fingerprint,
     languageModel: model.llm.identity,
-    projector: { name, parameters: hash.digest('hex') },
+    projector: { name: projector.definition.name, parameters: hash.digest('hex') },
     generation: json.parse(Object.fromEntries(Object.entries(generation).filter(([, value]) => value !== undefined))),
   }
 }

@@ -4,7 +4,8 @@ import { z } from 'zod'
 import { errorData, ModalignError, renderError } from '../../errors.ts'
 import { fileSource } from '../../io/byte-source.ts'
 import type { GenerationOptions } from '../../llm/generation.ts'
-import type { Part, Turn } from '../../model/contracts.ts'
+import { modalities } from '../../model/branches.ts'
+import type { Modality, Part, Turn } from '../../model/contracts.ts'
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
 import { type ExitCode, exitCodes } from '../exit-codes.ts'
@@ -16,6 +17,8 @@ import type { Terminal } from '../terminal.ts'
 const settings = z.strictObject({
   question: z.string().min(1).optional(),
   image: z.array(pathSchema).optional(),
+  audio: z.array(pathSchema).optional(),
+  video: z.array(pathSchema).optional(),
   system: z.string().min(1).optional(),
   ...modelSettings,
   ...generationSettings,
@@ -25,31 +28,42 @@ export const chatCommand = defineCommand({
   settings,
   help: {
     image: 'a picture that the (first) question is about',
+    audio: 'a sound that the (first) question is about',
+    video: 'a video that the (first) question is about',
     system: 'what the model is told before the conversation',
     ...modelHelp,
     ...generationHelp,
   },
   positionals: [{ name: 'QUESTION', setting: 'question', help: 'answered once; without it a conversation begins' }],
-  async run({ question, image = [], system, ...rest }, { terminal }) {
+  async run({ question, image = [], audio = [], video = [], system, ...rest }, { terminal }) {
+    const media = [mediaOf('image', image), mediaOf('audio', audio), mediaOf('video', video)].flat()
     // What is wrong with a path shows before models are loaded.
-    for (const path of image) await fileSource(path)
+    for (const { source } of media) await fileSource(source)
     await using talker = await openTalker(rest, terminal)
     const conversation = new Conversation(talker, terminal, generationOptionsOf(rest), system)
-    conversation.attach(image)
+    conversation.attach(media)
     if (question === undefined) return converse(conversation, terminal)
     await conversation.ask(question)
     return exitCodes.ok
   },
 })
 
-/** Turns so far. A picture stays in the turn it came with; a turn that failed leaves no trace. */
+interface Medium {
+  readonly type: Modality
+  /** A path. */
+  readonly source: string
+}
+
+const mediaOf = (type: Modality, paths: readonly string[]): readonly Medium[] => paths.map((source) => ({ type, source }))
+
+/** Turns so far. A medium stays in the turn it came with; a turn that failed leaves no trace. */
 class Conversation {
   readonly #talker: Talker
   readonly #terminal: Terminal
   readonly #options: GenerationOptions
   readonly #system: readonly Turn[]
   #turns: readonly Turn[]
-  #images: readonly string[] = []
+  #media: readonly Medium[] = []
 
   constructor(talker: Talker, terminal: Terminal, options: GenerationOptions, system: string | undefined) {
     this.#talker = talker
@@ -63,28 +77,30 @@ class Conversation {
     return this.#talker.label
   }
 
-  /** Pictures for the next question. @throws CLI_CHAT_IMAGE */
-  attach(images: readonly string[]): void {
-    if (images.length > 0 && !this.#talker.sees) {
+  /** Media for the next question. @throws CLI_CHAT_IMAGE, CLI_CHAT_AUDIO, CLI_CHAT_VIDEO */
+  attach(media: readonly Medium[]): void {
+    const { modalities } = this.#talker
+    for (const { type } of media) {
+      if (modalities.includes(type)) continue
       throw new ModalignError({
-        code: 'CLI_CHAT_IMAGE',
-        got: 'a picture for a language model alone',
-        expected: 'a model with an encoder',
+        code: `CLI_CHAT_${type.toUpperCase()}`,
+        got: `${nouns[type]} for a ${modalities.length === 0 ? 'language model alone' : `model with an encoder for ${modalities.join(' and ')}`}`,
+        expected: modalities.length === 0 ? 'a model with an encoder' : `a model with an encoder for ${type}`,
         hint: 'name one that `modalign tune` wrote: --model DIR',
       })
     }
-    this.#images = [...this.#images, ...images]
+    this.#media = [...this.#media, ...media]
   }
 
   restart(): void {
     this.#turns = this.#system
-    this.#images = []
+    this.#media = []
   }
 
   async ask(question: string, signal?: AbortSignal): Promise<void> {
-    const images = this.#images
-    this.#images = []
-    const asked: Turn = { role: 'user', content: [...images.map((source): Part => ({ type: 'image', source })), text(images, question)] }
+    const media = this.#media
+    this.#media = []
+    const asked: Turn = { role: 'user', content: [...media, text(media, question)] }
     const turns = [...this.#turns, asked]
     let answer = ''
     for await (const piece of this.#talker.answer(turns, { ...this.#options, signal })) {
@@ -93,14 +109,18 @@ class Conversation {
       if (this.#terminal.closed) break
     }
     this.#terminal.line()
-    this.#terminal.record({ type: 'answer', question, images, answer })
+    const of = (type: Modality): readonly string[] => media.filter((one) => one.type === type).map(({ source }) => source)
+    const heard = { ...(of('audio').length > 0 && { audio: of('audio') }), ...(of('video').length > 0 && { videos: of('video') }) }
+    this.#terminal.record({ type: 'answer', question, images: of('image'), ...heard, answer })
     this.#turns = [...turns, { role: 'assistant', content: [{ type: 'text', text: answer }] }]
   }
 }
 
-/** As the training data have it: pictures first, then the question on a line of its own. */
-function text(images: readonly string[], question: string): Part {
-  return { type: 'text', text: images.length === 0 ? question : `\n${question}` }
+const nouns: Readonly<Record<Modality, string>> = { image: 'a picture', audio: 'a sound', video: 'a video' }
+
+/** As the training data have it: media first, then the question on a line of its own. */
+function text(media: readonly Medium[], question: string): Part {
+  return { type: 'text', text: media.length === 0 ? question : `\n${question}` }
 }
 
 /** A model may say anything: on a terminal, control characters must not act. */
@@ -108,9 +128,9 @@ function printable(piece: string, { io }: Terminal): string {
   return io.stdout.isTTY === true ? piece.replace(/[^\P{Cc}\n\t]/gu, '\ufffd') : piece
 }
 
-const instructions = ['/image', '/new', '/help', '/exit'] as const
+const instructions = ['/image', '/audio', '/video', '/new', '/help', '/exit'] as const
 const help = [
-  '/image FILE  show a picture with the next question',
+  '/image FILE  show a picture with the next question; so /audio and /video',
   '/new         forget the conversation',
   '/exit        end (so does Ctrl-D)',
 ].join('\n')
@@ -159,8 +179,9 @@ async function converse(conversation: Conversation, terminal: Terminal): Promise
 function obey(words: string, conversation: Conversation, terminal: Terminal): void {
   const [name = '', ...rest] = words.split(/\s+/)
   const argument = rest.join(' ')
-  if (name === '/image' && argument !== '') {
-    conversation.attach([argument])
+  const modality = modalities.find((one) => name === `/${one}`)
+  if (modality !== undefined && argument !== '') {
+    conversation.attach([{ type: modality, source: argument }])
     terminal.note(`${basename(argument)} goes with the next question`)
   } else if (name === '/new') conversation.restart()
   else if (name === '/help') terminal.note(help)

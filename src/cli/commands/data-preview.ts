@@ -105,7 +105,7 @@ async function textReader({ llm, model, imageTokens }: Named, terminal: Terminal
       expected: 'a path',
       hint: 'give --llm',
     })
-  const tokens = imageTokens ?? manifest?.image.projector.tokens
+  const tokens = imageTokens ?? manifest?.image?.projector.tokens
   if (tokens === undefined) terminal.note('a picture counts as 1 token here: --model DIR or --image-tokens says how many it really takes')
   const [tokenizer, template] = await Promise.all([loadTokenizer(folder), loadChatTemplate(folder)])
   return { tokenizer, template, mediaTokens: () => tokens ?? 1 }

@@ -1,6 +1,9 @@
 import { z } from 'zod'
 import { excerpt } from '../../errors.ts'
 import type { JsonValue } from '../../io/json.ts'
+import { modalities } from '../../model/branches.ts'
+import type { Modality } from '../../model/contracts.ts'
+import type { ModelManifest } from '../../model/saved-model.ts'
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
 import { exitCodes } from '../exit-codes.ts'
@@ -75,23 +78,13 @@ function summaryOf(found: Inspection): readonly (readonly string[])[] {
         ...Object.entries(found.metadata).map(([key, value]) => ['metadata', `${excerpt(key)}: ${excerpt(value)}`]),
       ]
     case 'modalign': {
-      const { llm, image } = found.manifest
+      const { llm } = found.manifest
       return [
-        ['tuned model', found.folder],
-        [
-          'projector',
-          `${excerpt(image.projector.name)} ${jsonText(image.projector.options)}, ${countText(found.parameters)} parameters, ${image.projector.tokens} tokens a picture`,
-        ],
-        [
-          'encoder',
-          `${excerpt(image.encoder.label)}, ${image.encoder.tokens} features of width ${image.encoder.width}, fingerprint ${image.encoder.fingerprint.slice(0, 12)}`,
-        ],
-        [
-          'recipe',
-          image.encoder.recipe === undefined
-            ? 'none: the encoder must be given when the model is loaded'
-            : `${excerpt(image.encoder.recipe.family)} ${excerpt(image.encoder.recipe.model ?? '')}`,
-        ],
+        ['tuned model', `${found.folder}, ${countText(found.parameters)} parameters`],
+        ...modalities.flatMap((modality) => {
+          const saved = found.manifest[modality]
+          return saved === undefined ? [] : branchRows(modality, saved)
+        }),
         [
           'language model',
           `${excerpt(llm.label)}, hidden size ${llm.hiddenSize}, identity ${llm.identity.slice(0, 12)}, ${excerpt(llm.path ?? 'no path')}`,
@@ -117,4 +110,24 @@ function summaryOf(found: Inspection): readonly (readonly string[])[] {
 
 function jsonText(value: JsonValue): string {
   return excerpt(JSON.stringify(value))
+}
+
+function branchRows(
+  modality: Modality,
+  { encoder, projector }: NonNullable<ModelManifest[Modality]>,
+): readonly (readonly [string, string])[] {
+  const tokens = projector.tokens === undefined ? 'tokens by the size of the medium' : `${projector.tokens} tokens for each ${modality}`
+  return [
+    [`${modality} projector`, `${excerpt(projector.name)} ${jsonText(projector.options)}, ${tokens}`],
+    [
+      `${modality} encoder`,
+      `${excerpt(encoder.label)}, ${encoder.tokens ?? 'features'}${encoder.tokens === undefined ? '' : ' features'} of width ${encoder.width}, fingerprint ${encoder.fingerprint.slice(0, 12)}`,
+    ],
+    [
+      `${modality} recipe`,
+      encoder.recipe === undefined
+        ? 'none: the encoder must be given when the model is loaded'
+        : `${excerpt(encoder.recipe.family)} ${excerpt(encoder.recipe.model ?? '')}`,
+    ],
+  ]
 }

@@ -7,7 +7,8 @@ import { errnoOf, fileError } from '../../io/file-error.ts'
 import { adapt } from '../../llm/adapters/adapt.ts'
 import { adapterShape, hasAdapters } from '../../llm/adapters/settings.ts'
 import { loadLanguageModel } from '../../llm/language-model.ts'
-import type { DatasetSource, SampleOptions } from '../../model/contracts.ts'
+import { type Branch, checkedBranches, modalities } from '../../model/branches.ts'
+import type { DatasetSource, Modality, SampleOptions } from '../../model/contracts.ts'
 import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
 import { withoutUndefined } from '../../runtime/session.ts'
 import { elementCount } from '../../tensors.ts'
@@ -21,6 +22,7 @@ import { encoderEntrySchema, makeEncoder, makeProjector, projectorEntrySchema } 
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
 import { commandText } from '../command-text.ts'
+import { ConfigurationError } from '../configuration-error.ts'
 import { datasetHelp, datasetSettings, openDataset } from '../dataset-settings.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { type Interrupts, listenForInterrupts } from '../interrupts.ts'
@@ -29,9 +31,13 @@ import { isRecord } from '../run-file.ts'
 import { countText } from '../table.ts'
 import type { Terminal } from '../terminal.ts'
 
+const branchSettings = z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema })
+
 const settings = z.strictObject({
   llm: pathSchema,
-  image: z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema }),
+  image: branchSettings.optional(),
+  audio: branchSettings.optional(),
+  video: branchSettings.optional(),
   data: z.strictObject(datasetSettings),
   output: pathSchema,
   ...adapterShape,
@@ -81,6 +87,10 @@ export const tuneCommand = defineCommand({
     llm: "the language model's Hugging Face folder",
     'image-encoder': 'mobilenetV2, {family: onnxImage, model: FILE, output: TENSOR, preprocessing: ...}, or ./FILE.js#EXPORT',
     'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
+    'audio-encoder': 'as image-encoder, for sounds: for example {family: whisper, model: FOLDER}',
+    'audio-projector': 'stackedMlp, {name: stackedMlp, stack: 10}, or as image-projector',
+    'video-encoder': 'as image-encoder, for videos',
+    'video-projector': 'as image-projector',
     'data-path': 'a JSON or JSONL file of records',
     'data-root': datasetHelp.root,
     'data-format': datasetHelp.format,
@@ -108,6 +118,7 @@ export const tuneCommand = defineCommand({
       else progress.message(text)
     })
     await checkOutput(given)
+    if (modalities.every((modality) => given[modality] === undefined)) throw noEncoder()
     const dataset = await checkedDataset(given.data, given.onBad, terminal, interrupts.signal)
     const heldOut = given.evaluation && (await checkedDataset(given.evaluation, given.onBad, terminal, interrupts.signal))
     const model = await composeModel(given)
@@ -173,6 +184,18 @@ export const tuneCommand = defineCommand({
   },
 })
 
+function noEncoder(): ConfigurationError {
+  return new ConfigurationError([
+    {
+      code: 'CONFIG_MISSING',
+      field: '--image-encoder',
+      got: 'nothing',
+      expected: 'an encoder and a projector for images, audio or video',
+      hint: 'give --image-encoder and --image-projector, or "image" in the run file',
+    },
+  ])
+}
+
 /** A run writes into a folder of its own: never over its inputs, never into the root of a disk. @throws CONFIG_OUTPUT */
 async function checkOutput({ output, llm, data }: Settings): Promise<void> {
   const folder = resolve(output)
@@ -234,17 +257,26 @@ function withoutRecords(source: DatasetSource, problems: readonly ErrorData[]): 
   }
 }
 
-async function composeModel({ llm: folder, image, device, threads, seed, lora, softPrompt, unfreeze }: Settings): Promise<MultimodalModel> {
+async function composeModel(given: Settings): Promise<MultimodalModel> {
+  const { llm: folder, device, threads, seed, lora, softPrompt, unfreeze } = given
   const place = withoutUndefined({ device, threads })
-  const projector = await makeProjector(image.projector)
+  const named = modalities.flatMap((modality) => {
+    const entries = given[modality]
+    return entries === undefined ? [] : [{ modality, ...entries }]
+  })
+  const projectors = await Promise.all(named.map(({ projector }) => makeProjector(projector)))
   const frozen = await loadLanguageModel(folder, place)
   const adapters = withoutUndefined({ lora, softPrompt, unfreeze })
   const llm = hasAdapters(adapters) ? await adapt(frozen, { ...adapters, ...(seed !== undefined && { seed }) }) : frozen
-  const encoder = await makeEncoder(image.encoder, place)
+  const branches: Partial<Record<Modality, Branch>> = {}
   try {
-    return await compose({ llm, image: { encoder, projector }, ...(seed !== undefined && { seed }) })
+    for (const [index, { modality, encoder }] of named.entries()) {
+      const projector = projectors[index]
+      if (projector !== undefined) branches[modality] = { encoder: await makeEncoder(encoder, place), projector }
+    }
+    return await compose({ ...checkedBranches(branches), llm, ...(seed !== undefined && { seed }) })
   } catch (error) {
-    await encoder.dispose()
+    await Promise.all(Object.values(branches).map(({ encoder }) => encoder.dispose()))
     throw error
   }
 }
@@ -299,17 +331,19 @@ interface Outcome {
 function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: Outcome, terminal: Terminal): void {
   const { steps, samples, badRecords, loss, device, passedOver } = summary
   const parameters = Object.values(model.parameters).reduce((sum, { dims }) => sum + elementCount(dims), 0)
-  const { encoder, projector } = model.image
+  const branches = model.modalities.map((modality) => model.branch(modality))
+  const projectors = branches.map(({ projector }) => projector.definition.name).join(' and ')
+  const encoders = branches.map(({ encoder }) => encoder.label).join(' and ')
   terminal.record({ type: 'summary', ...summary, parameters, badByCode: bad.byCode, lossCurve: curve, seconds })
   const words = Object.entries(bad.byCode).map(([code, count]) => `${countText(count)} x ${code}`)
   terminal.note(
-    `trained: the projector ${projector.definition.name}, ${countText(parameters)} parameters, ${countText(steps)} steps in ${durationText(seconds)}${steps === 0 ? '' : `, last loss ${loss.toFixed(4)}`}`,
+    `trained: the projector ${projectors}, ${countText(parameters)} parameters, ${countText(steps)} steps in ${durationText(seconds)}${steps === 0 ? '' : `, last loss ${loss.toFixed(4)}`}`,
   )
   const { llm } = model
   const adapters = Object.keys(llm.adapters?.settings ?? {})
   if (adapters.length > 0) terminal.note(`trained, too: ${adapters.join(', ')} of the language model ${llm.label}`)
   terminal.note(
-    `not trained: the encoder ${encoder.label} and the ${adapters.length > 0 ? 'other weights of the ' : ''}language model ${llm.label} (frozen)`,
+    `not trained: the encoder ${encoders} and the ${adapters.length > 0 ? 'other weights of the ' : ''}language model ${llm.label} (frozen)`,
   )
   terminal.note(
     `data: ${countText(samples)} samples of ${given.data.path}; left out: ${badRecords === 0 ? 'none' : `${countText(badRecords)} records (${words.join(', ')})`}`,
@@ -319,7 +353,8 @@ function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: O
   )
   terminal.note(heldOutLoss === undefined ? 'not done: no evaluation on held-out data' : `loss on held-out data: ${heldOutLoss.toFixed(4)}`)
   if (curve !== undefined) terminal.note(`loss curve: ${curve.svg} and ${curve.png}`)
-  if (summary.model !== undefined) terminal.note(`model: ${summary.model}. Talk to it: modalign chat --model ${summary.model} --image FILE`)
+  if (summary.model !== undefined)
+    terminal.note(`model: ${summary.model}. Talk to it: modalign chat --model ${summary.model} --${model.modalities[0] ?? 'image'} FILE`)
 }
 
 function sayHowToGoOn({ steps }: TuneSummary, argv: readonly string[], { exitCode }: Interrupts, terminal: Terminal) {
