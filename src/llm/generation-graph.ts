@@ -5,6 +5,7 @@ import { gatherNd } from '../graph/operators/gather-nd.ts'
 import { scatterNd } from '../graph/operators/scatter-nd.ts'
 import { input } from '../graph/tensor.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
+import type { Device } from '../runtime/session.ts'
 import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
 import { sourceContext } from './source-tokens.ts'
 
@@ -79,4 +80,26 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
     ...layers.flatMap(({ key, value }) => [key, value]),
   ]
   return lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
+}
+
+/** What a generation's session can do with its cache: see `GeneratorModel`. */
+export function cacheAbilities(
+  { model }: LoweredModel,
+  { hasEncoder }: Pick<Decoder, 'hasEncoder'>,
+  device: Device,
+): { readonly inPlace: boolean; readonly continues: boolean } {
+  const cpu = device === 'cpu'
+  return { inPlace: cpu && writesCacheInPlace(model), continues: (cpu || device === 'wasm') && hasEncoder !== true }
+}
+
+/** Whether all of the cache is GroupQueryAttention's, which writes new tokens where the old ones lie if the output's memory is the input's. */
+function writesCacheInPlace({ graph }: LoweredModel['model']): boolean {
+  if (graph === undefined) return false
+  const producers = new Map(graph.node.flatMap((node) => node.output.map((name) => [name, node] as const)))
+  const present = graph.output.map(({ name }) => name).filter((name) => name.startsWith('present.'))
+  return present.every((name) => {
+    const node = producers.get(name)
+    const source = node?.opType === 'Identity' ? producers.get(node.input[0] ?? '') : node
+    return source?.opType === 'GroupQueryAttention'
+  })
 }

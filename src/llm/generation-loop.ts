@@ -100,6 +100,11 @@ export class GenerationLoop {
     }
   }
 
+  /** Waits until no answer is under way. */
+  async idle(): Promise<void> {
+    while (this.#running !== undefined) await this.#running
+  }
+
   /** Ends after the call under way, and gives the caches' memory back. */
   async dispose(): Promise<void> {
     for (const { call } of [...this.#waiting, ...this.#slots]) this.#leave(call, new Error('internal: the loop was disposed'))

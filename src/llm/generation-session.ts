@@ -1,17 +1,20 @@
 /** Generation in a session of its own, opened when it is first needed: what a loaded language model generates with. */
 import { ModalignError } from '../errors.ts'
 import { randomStream } from '../random.ts'
+import { abortError } from '../runtime/abort.ts'
 import { createSession } from '../runtime/node.ts'
-import type { DeviceRequest, Session } from '../runtime/session.ts'
+import { type DeviceRequest, type Session, withoutUndefined } from '../runtime/session.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
 import type { Decoder, PresentValues } from './decoder.ts'
-import {
-  type GenerationEvent,
-  type GenerationOptions,
-  type GenerationRequest,
-  generateTokens,
-  generationOptionsSchema,
-} from './generation.ts'
-import { generationGraph } from './generation-graph.ts'
+import type { Beam, EndEvent, GenerationEvent, GenerationOptions, GenerationRequest } from './generation.ts'
+import { Answer, checkRequest } from './generation-answer.ts'
+import { searchBeams } from './generation-beams.ts'
+import type { GeneratorModel } from './generation-cache.ts'
+import { scoreAnswers } from './generation-choices.ts'
+import { cacheAbilities, generationGraph } from './generation-graph.ts'
+import { GenerationLoop } from './generation-loop.ts'
+import { checkGenerationOptions } from './generation-options.ts'
+import type { TextDecoderOfIds } from './generation-text.ts'
 
 export interface GeneratorOptions {
   /** Where generation runs. Default `auto`. */
@@ -20,6 +23,8 @@ export interface GeneratorOptions {
   readonly threads?: number
   /** Repack the weights for speed. Default true. False shares the mapped pages of the weights' file with every other session that does, and opens in a moment. */
   readonly prepacking?: boolean
+  /** Answers under way at a time; others wait until one ends. Default 16. */
+  readonly batchSize?: number
 }
 
 /** A request with the key that its random numbers hang on; default: its place in the batch. */
@@ -31,9 +36,10 @@ export interface TextGenerator extends AsyncDisposable {
   /** Where generation runs; known once it has. */
   readonly session: () => Promise<Session>
   /**
-   * Tokens for every request, as they come. Requests run as one batch; two calls run one after another.
+   * Tokens for every request, as they come. All requests under way, of this call and of others, run as one batch that they join and leave; none depends on another.
+   * Beam search and choices go request by request, and their answers come whole.
    *
-   * @throws GENERATION_OPTIONS, GENERATION_TOO_LONG, GENERATION_MEDIA, or an AbortError between tokens.
+   * @throws GENERATION_OPTIONS, GENERATION_EMPTY, GENERATION_NOT_FINITE, GENERATION_TOO_LONG, GENERATION_MEDIA, or an AbortError between tokens.
    */
   generate(
     requests: readonly KeyedRequest[],
@@ -46,56 +52,71 @@ export interface GeneratorSource {
   readonly decoder: Decoder
   /** Where an answer ends, unless a call says otherwise. */
   readonly stopTokenIds: readonly number[]
+  /** Makes text of tokens: without it events have none, and there are neither stop strings nor choices. */
+  readonly tokenizer?: Pick<Tokenizer, 'encode' | 'streamDecoder'>
   /** What a call does not say. */
   readonly defaults: GenerationOptions
 }
 
+/** Rows of one batch, where the options do not say: enough to use the weights well, few enough for their caches. */
+const usualBatch = 16
+
+interface Opened {
+  readonly session: Session
+  readonly model: GeneratorModel
+  readonly loop: GenerationLoop
+}
+
 /** Opens nothing yet. */
-export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSource, options: GeneratorOptions = {}): TextGenerator {
-  let opened: Promise<Session> | undefined
+export function createGenerator(source: GeneratorSource, options: GeneratorOptions = {}): TextGenerator {
+  const { decoder, tokenizer, defaults } = source
+  let opened: Promise<Opened> | undefined
   /** The values of adapters that it was opened with. */
   let openedWith: PresentValues | undefined
-  let turn: Promise<void> = Promise.resolve()
 
-  const session = async (): Promise<Session> => {
+  const open = async (): Promise<Opened> => {
     const present = decoder.trained?.present()
-    if (present !== openedWith) await dispose()
+    if (present !== openedWith) {
+      // Answers under way end with the values that they began with.
+      await (await opened)?.loop.idle()
+      await dispose()
+    }
     openedWith = present
     opened ??= openGeneration(decoder, options)
     return opened
   }
 
   async function* generate(
-    requests: readonly KeyedRequest[],
-    { signal, ...given }: GenerationOptions & { readonly signal?: AbortSignal } = {},
+    given: readonly KeyedRequest[],
+    { signal, ...asked }: GenerationOptions & { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<GenerationEvent> {
-    const checked = generationOptionsSchema.safeParse(given)
-    if (!checked.success) {
-      const [issue] = checked.error.issues
-      throw new ModalignError({ code: 'GENERATION_OPTIONS', field: `/${issue?.path.join('/') ?? ''}`, expected: issue?.message })
-    }
-    if (requests.length === 0) return
-    // One batch at a time: the cache beside the session belongs to the batch under way.
-    const before = turn
-    let done: () => void = () => {}
-    turn = new Promise((resolve) => {
-      done = resolve
-    })
-    await before
-    try {
-      const seed = checked.data.seed ?? 0
-      const streams = requests.map(({ key }, row) => randomStream({ seed, stream: `generate/${key ?? row}` }))
-      const draw = (row: number, index: number): number => streams[row]?.uniform(index) ?? 0
-      const present = decoder.trained?.present().decoder ?? decoder
-      yield* generateTokens({ session: await session(), decoder: present }, withSoftPrompt(requests, decoder), {
-        ...defaults,
-        ...checked.data,
-        stopTokenIds: checked.data.stopTokenIds ?? stopTokenIds,
-        draw,
-        ...(signal === undefined ? {} : { signal }),
+    const checked = checkGenerationOptions(asked)
+    if (given.length === 0) return
+    if (signal?.aborted) throw abortError(signal)
+    if (tokenizer === undefined) refuseText(checked)
+    const { model, loop } = await open()
+    const requests = withSoftPrompt(given, decoder)
+    for (const request of requests) checkRequest(request, model.decoder)
+    const { numBeams = 1, choices, ...rest } = checked
+    // What the model's folder says about drawing is for answers that are drawn.
+    const drawn = choices === undefined && numBeams === 1
+    const all = { ...(drawn && defaults), ...rest, stopTokenIds: rest.stopTokenIds ?? source.stopTokenIds }
+    const textOf = (): TextDecoderOfIds | undefined => tokenizer?.streamDecoder({ skipSpecialTokens: true })
+    if (choices !== undefined && tokenizer !== undefined) {
+      const answers = choices.map((choice) => tokenizer.encode(choice))
+      for (const [row, request] of requests.entries())
+        yield* chosen(row, choices, answers, await scoreAnswers(model, request, answers, signal), textOf)
+    } else if (numBeams > 1) {
+      for (const [row, request] of requests.entries())
+        yield* said(row, await searchBeams(model, request, { ...all, numBeams }, signal), all.maxNewTokens, textOf)
+    } else {
+      const seed = all.seed ?? 0
+      const answers = requests.map((request, row) => {
+        const stream = randomStream({ seed, stream: `generate/${request.key ?? row}` })
+        const draw = (index: number): number => stream.uniform(index)
+        return new Answer({ request, options: all, row, draw, decoder: textOf() }, model.decoder.maxPositions)
       })
-    } finally {
-      done()
+      yield* loop.answer(answers, signal)
     }
   }
 
@@ -103,9 +124,56 @@ export function createGenerator({ decoder, stopTokenIds, defaults }: GeneratorSo
     if (opened === undefined) return
     const closing = opened
     opened = undefined
-    await (await closing).dispose()
+    const { session, loop } = await closing
+    await loop.dispose()
+    await session.dispose()
   }
-  return { session, generate, dispose, [Symbol.asyncDispose]: dispose }
+  return { session: async () => (await open()).session, generate, dispose, [Symbol.asyncDispose]: dispose }
+}
+
+/** @throws GENERATION_OPTIONS for what cannot be done without a tokenizer. */
+function refuseText({ choices, stopStrings }: GenerationOptions): void {
+  if (choices !== undefined || stopStrings !== undefined)
+    throw new ModalignError({
+      code: 'GENERATION_OPTIONS',
+      field: choices === undefined ? '/stopStrings' : '/choices',
+      expected: 'a generator with a tokenizer',
+    })
+}
+
+/** The events of a whole answer. */
+function* whole(
+  row: number,
+  ids: readonly number[],
+  text: TextDecoderOfIds | undefined,
+  end: Omit<EndEvent, 'type' | 'row' | 'text'>,
+): Generator<GenerationEvent> {
+  for (const id of ids) yield { type: 'token', row, id, text: text?.push(id) ?? '' }
+  yield { type: 'end', row, ...end, text: text?.end() ?? '' }
+}
+
+function* chosen(
+  row: number,
+  choices: readonly string[],
+  answers: readonly (readonly number[])[],
+  scores: readonly number[],
+  textOf: () => TextDecoderOfIds | undefined,
+): Generator<GenerationEvent> {
+  const best = scores.indexOf(Math.max(...scores))
+  const scored = choices.map((text, index) => ({ text, logprob: scores[index] ?? Number.NEGATIVE_INFINITY }))
+  yield* whole(row, answers[best] ?? [], textOf(), { reason: 'stop', choices: scored })
+}
+
+function* said(
+  row: number,
+  beams: readonly Beam[],
+  maxNewTokens = 256,
+  textOf: () => TextDecoderOfIds | undefined,
+): Generator<GenerationEvent> {
+  const [best] = beams
+  if (best === undefined) throw new Error('internal: beam search gives beams')
+  const reason = best.finished ? 'stop' : best.ids.length >= maxNewTokens ? 'length' : 'context'
+  yield* whole(row, best.ids, textOf(), { reason, beams })
 }
 
 /** A soft prompt takes the first places of every sequence, as media do theirs. */
@@ -121,15 +189,20 @@ function withSoftPrompt(requests: readonly KeyedRequest[], { trained, hiddenSize
   })
 }
 
-async function openGeneration(decoder: Decoder, { device, threads, prepacking }: GeneratorOptions): Promise<Session> {
-  const { bytes, externalRoot, externalData } = generationGraph(decoder)
-  return createSession(
-    { bytes, ...(externalRoot === undefined ? {} : { externalRoot }), ...(externalData === undefined ? {} : { externalData }) },
-    {
-      ...(device === undefined ? {} : { device }),
-      ...(threads === undefined ? {} : { threads }),
-      ...(prepacking === undefined ? {} : { prepacking }),
-      memoryPattern: false,
-    },
-  )
+async function openGeneration(
+  decoder: Decoder,
+  { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
+): Promise<Opened> {
+  const lowered = generationGraph(decoder)
+  const { bytes, externalRoot, externalData } = lowered
+  const session = await createSession(withoutUndefined({ bytes, externalRoot, externalData }), {
+    ...withoutUndefined({ device, threads, prepacking }),
+    memoryPattern: false,
+  })
+  const model: GeneratorModel = {
+    session,
+    decoder: decoder.trained?.present().decoder ?? decoder,
+    ...cacheAbilities(lowered, decoder, session.device),
+  }
+  return { session, model, loop: new GenerationLoop(model, { batchSize }) }
 }

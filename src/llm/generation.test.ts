@@ -61,7 +61,11 @@ const drawOf =
 
 const prompts: readonly (readonly number[])[] = [[5, 17, 60], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [42], [90, 3, 3, 3, 71, 20]]
 
-describe.each([{ fused: true }, { fused: false }])('fused operators: $fused', ({ fused }) => {
+describe.each([
+  { fused: true, inPlace: false },
+  { fused: true, inPlace: true },
+  { fused: false, inPlace: false },
+])('fused operators: $fused, cache in place: $inPlace', ({ fused, inPlace }) => {
   let session: Session
   beforeAll(async () => {
     const { bytes, externalRoot } = generationGraph(decoder, { fused })
@@ -75,7 +79,7 @@ describe.each([{ fused: true }, { fused: false }])('fused operators: $fused', ({
   ): Promise<Generated> {
     const { session: watching, logits } = watched(session)
     const answers: readonly Answer[] = requests.map(() => ({ ids: [], reason: undefined }))
-    const model = { session: watching, decoder }
+    const model = { session: watching, decoder, inPlace, continues: true }
     const all = { ...options, stopTokenIds, draw: drawOf(options.seed ?? 0, keys), ...(signal && { signal }) }
     for await (const event of generateTokens(model, requests, all)) {
       const answer = answers[event.row]
@@ -201,7 +205,7 @@ describe.each([{ fused: true }, { fused: false }])('fused operators: $fused', ({
     const reason = new Error('enough')
     const received: number[] = []
     const requests = prompts.map((ids) => ({ ids }))
-    const events = generateTokens({ session, decoder }, requests, {
+    const events = generateTokens({ session, decoder, inPlace, continues: true }, requests, {
       maxNewTokens: 50,
       stopTokenIds: [],
       draw: () => 0,

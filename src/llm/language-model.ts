@@ -100,7 +100,7 @@ interface Parts
 
 function languageModel({ defaults, options, ...parts }: Parts): LanguageModel {
   const generatorOf = (decoder: Decoder): TextGenerator =>
-    createGenerator({ decoder, stopTokenIds: parts.tokenizer.eosIds, defaults }, options)
+    createGenerator({ decoder, tokenizer: parts.tokenizer, stopTokenIds: parts.tokenizer.eosIds, defaults }, options)
   return { ...parts, generatorOf, ...generatorOf(parts.decoder) }
 }
 

@@ -138,7 +138,8 @@ function totalWeight(scores: Float32Array, largest: number, temperature: number)
   return total
 }
 
-function checkFinite(scores: Float32Array, largest: number): void {
+/** @throws GENERATION_NOT_FINITE */
+export function checkFinite(scores: Float32Array, largest: number): void {
   let broken = !Number.isFinite(largest)
   for (let id = 0; id < scores.length && !broken; id++) broken = Number.isNaN(scores[id])
   if (!broken) return
