@@ -10,7 +10,7 @@ import { activationName, gated } from './activations.ts'
 import { causalDecoder } from './causal-decoder.ts'
 import type { Decoder, WeightLookup } from './decoder.ts'
 import { type FamilyWeights, familyWeights } from './family-weights.ts'
-import { ropeScaling, rotaryFor } from './rotary.ts'
+import { ropeScaling, rotaryFor } from './rope-scaling.ts'
 
 /** The tables of angles grow with the positions: a billion of them is a damaged file, not a model. */
 const largestPositions = 2 ** 21

@@ -7,7 +7,7 @@ import { causalDecoder } from './causal-decoder.ts'
 import type { Decoder, WeightLookup } from './decoder.ts'
 import { familyWeights } from './family-weights.ts'
 import { feedForward, layerTypes, modelPrefixes, narrower, normHeads } from './gated-decoder.ts'
-import type { RotaryTables } from './rotary.ts'
+import type { Rotary } from './rope-scaling.ts'
 
 /** What both read of config.json; other keys are ignored. Defaults are those of Gemma2Config and Gemma3TextConfig. */
 export const gemmaFields = {
@@ -33,7 +33,7 @@ export type GemmaConfig = z.infer<z.ZodObject<typeof gemmaFields>> & {
 export interface GemmaOptions {
   /** Whether a layer sees the window alone. */
   readonly sliding: (layer: number) => boolean
-  readonly rotary: (layer: number) => RotaryTables
+  readonly rotary: (layer: number) => Rotary
   /** RMSNorm over each head's channels of queries and keys. */
   readonly headNorms: boolean
   readonly attentionSoftcap: number | undefined

@@ -12,7 +12,8 @@ import { constant, dimAt, type Tensor } from '../graph/tensor.ts'
 import { causalMask, indices } from './attention-mask.ts'
 import { cachedAttention } from './cached-attention.ts'
 import type { DecodeContext, LayerCache } from './decoder.ts'
-import { type RotaryTables, rotate, turnsWholeHeads } from './rotary.ts'
+import type { Rotary } from './rope-scaling.ts'
+import { rotaryTables, rotate, turnsWholeHeads } from './rotary.ts'
 
 export interface Heads {
   readonly heads: number
@@ -23,7 +24,7 @@ export interface Heads {
 export interface AttentionSpec extends Heads {
   readonly scale: number
   /** Absent: no rotary positions. */
-  readonly rotary?: RotaryTables | undefined
+  readonly rotary?: Rotary | undefined
   /** A token sees so many tokens, itself the last of them. Absent: all before it. */
   readonly window?: number | undefined
   /** Scores are bent into (-softcap, softcap). */
@@ -48,12 +49,13 @@ export function selfAttention(
   past: LayerCache | undefined,
 ): { readonly output: Tensor; readonly cache: LayerCache } {
   const { heads, kvHeads, headDim, scale, rotary, window, softcap, alibiSlopes } = spec
-  const turned = (x: Tensor): Tensor => (rotary === undefined ? x : rotate(x, rotary, context))
   const cap = softcap === undefined ? {} : { softcap }
   const tokens = dimAt(query.shape, 1)
+  const places = past === undefined ? tokens : addDims(dimAt(past.key.shape, 2), tokens)
+  const turned = (x: Tensor): Tensor => (rotary === undefined ? x : rotate(x, rotary, context, places))
   if (past !== undefined && context.cache !== undefined) {
     const { lastPlaces, totalLength } = context.cache
-    const inside = rotary !== undefined && turnsWholeHeads(rotary, headDim) ? rotary : undefined
+    const inside = rotary !== undefined && turnsWholeHeads(rotary, headDim) ? rotaryTables(rotary, places) : undefined
     const before = (x: Tensor, count: number): Tensor =>
       rotary === undefined || inside !== undefined ? x : joinHeads(turned(splitHeads(x, count, headDim)))
     const attended = cachedAttention(
@@ -67,7 +69,7 @@ export function selfAttention(
         lastPlaces,
         totalLength,
         rotary: inside,
-        bias: alibiSlopes && alibiBias(alibiSlopes, addDims(dimAt(past.key.shape, 2), tokens)),
+        bias: alibiSlopes && alibiBias(alibiSlopes, places),
       },
       { heads, kvHeads, scale, ...cap, ...(window === undefined ? {} : { window }) },
     )

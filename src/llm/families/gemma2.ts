@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
 import { checkHeads, positionLimit, ropeFields } from '../gated-decoder.ts'
 import { gemmaDecoder, gemmaFields } from '../gemma-decoder.ts'
-import { rotaryFor } from '../rotary.ts'
+import { rotaryFor } from '../rope-scaling.ts'
 
 const softcap = z.number().positive().nullable()
 

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
 import { checkHeads, positionLimit } from '../gated-decoder.ts'
 import { gemmaDecoder, gemmaFields } from '../gemma-decoder.ts'
-import { ropeScaling, rotaryFor } from '../rotary.ts'
+import { ropeScaling, rotaryFor } from '../rope-scaling.ts'
 
 const softcap = z.number().positive().nullable()
 

@@ -6,7 +6,7 @@ import { causalDecoder } from '../causal-decoder.ts'
 import type { Decoder, WeightLookup } from '../decoder.ts'
 import { familyWeights } from '../family-weights.ts'
 import { checkHeads, positionLimit } from '../gated-decoder.ts'
-import { ropeScaling, rotaryFor } from '../rotary.ts'
+import { ropeScaling, rotaryFor } from '../rope-scaling.ts'
 import { splitFusedHeads } from '../self-attention.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are GPTNeoXConfig's. */

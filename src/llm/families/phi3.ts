@@ -7,7 +7,7 @@ import { causalDecoder } from '../causal-decoder.ts'
 import type { Decoder, WeightLookup } from '../decoder.ts'
 import { familyWeights } from '../family-weights.ts'
 import { checkHeads, gatedFields, modelPrefixes, narrower, positionLimit } from '../gated-decoder.ts'
-import { rotaryFor } from '../rotary.ts'
+import { rotaryFor } from '../rope-scaling.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are Phi3Config's. */
 export const phi3Config = z
