@@ -77,7 +77,7 @@ const bitmapHeaderSizes = new Set([12, 40, 52, 56, 64, 108, 124])
 export function sniff(bytes: Uint8Array): Sniffed {
   for (const { at, magic, is } of signatures) if (latin1(bytes, at, at + magic.length) === magic) return is
   const four = latin1(bytes, 0, 4)
-  if (four === 'RIFF' || four === 'RF64') return riffTypes.get(latin1(bytes, 8, 12)) ?? other('a RIFF file of another kind')
+  if (['RIFF', 'RIFX', 'RF64', 'BW64'].includes(four)) return riffTypes.get(latin1(bytes, 8, 12)) ?? other('a RIFF file of another kind')
   if (latin1(bytes, 4, 8) === 'ftyp') return isoBrand(bytes)
   if (four.startsWith('BM') && bitmapHeaderSizes.has(view(bytes).byteLength >= 18 ? view(bytes).getUint32(14, true) : 0))
     return image('bmp')
