@@ -38,7 +38,7 @@ export const scopeName = 'llm'
  * @throws ADAPTER_TARGET for a name or pattern that chooses nothing.
  */
 export function planAdapters(build: BuildDecoder, settings: AdapterSettings, embeddingRms: number): AdapterPlan {
-  const { decoder, layers, weights } = inventory(build)
+  const { decoder, layers, weights } = traceDecoder(build)
   const scope = new ParameterScope(scopeName)
   const lora = new Map<string, LoraLayer>()
   if (settings.lora !== undefined) {
@@ -68,14 +68,14 @@ function declared(scope: ParameterScope, name: string, shape: readonly number[],
   return { name: scope.path === '' ? name : `${scope.path}.${name}`, shape, initializer, tensor }
 }
 
-interface Inventory {
+export interface DecoderTrace {
   readonly decoder: Decoder
   readonly layers: ReadonlyMap<string, LinearLayer>
   readonly weights: ReadonlyMap<string, readonly number[]>
 }
 
 /** What a decoder asks for when it is built and applied once. */
-function inventory(build: BuildDecoder): Inventory {
+export function traceDecoder(build: BuildDecoder): DecoderTrace {
   const layers = new Map<string, LinearLayer>()
   const weights = new Map<string, readonly number[]>()
   const decoder = build((lookup) =>

@@ -1,0 +1,247 @@
+/**
+ * The weights of an export by the names that Transformers gives them. Exporters write the path of a module into the names of its nodes (`/model/layers.0/attn/q_proj/MatMul`)
+ * and keep the names of norms and biases; a matrix multiplied by is kept [in, out], or in blocks [out, in].
+ */
+import { ModalignError } from '../../errors.ts'
+import { type Blocks, blockQuantised } from '../../graph/composites/block-quantised.ts'
+import { matmulTransposed } from '../../graph/composites/linear.ts'
+import { matmul } from '../../graph/operators/matmul.ts'
+import { slice } from '../../graph/operators/slice.ts'
+import { swapLastAxes } from '../../graph/operators/transpose.ts'
+import type { Tensor } from '../../graph/tensor.ts'
+import type { NodeProto } from '../../onnx/onnx_pb.ts'
+import type { WeightLookup } from '../decoder.ts'
+import { blocksFrom } from './blocks.ts'
+import { type ExportFile, numberOf, type StoredTensor, storedWeight } from './export-file.ts'
+
+/** A matrix [out, in] as it is stored. */
+export type StoredMatrix = { readonly out: number; readonly into: number } & (
+  | { readonly layout: 'out-in' | 'in-out'; readonly stored: StoredTensor }
+  | { readonly layout: 'blocks'; readonly blocks: Blocks }
+)
+
+export interface ExportWeights {
+  /** By module. */
+  readonly matrices: ReadonlyMap<string, StoredMatrix>
+  /** Vectors by name. */
+  readonly vectors: ReadonlyMap<string, StoredTensor>
+  /** The token embeddings; undefined where this file begins with `inputs_embeds`. */
+  readonly table: StoredMatrix | undefined
+}
+
+export interface TableSize {
+  readonly vocabulary: number
+  readonly width: number
+}
+
+/**
+ * @throws ModalignError LLM_EXPORT_QUANTISATION for products with integers that are not MatMulNBits
+ */
+export async function exportWeights(file: ExportFile, size: TableSize): Promise<ExportWeights> {
+  const matrices = new Map<string, StoredMatrix>()
+  const vectors = new Map<string, StoredTensor>()
+  for (const [name, tensor] of file.tensors) if (tensor.dims.length === 1) vectors.set(canonicalName(name), tensor)
+  let table: StoredMatrix | undefined
+  for (const node of file.nodes) {
+    if (refusedProducts.has(node.opType)) throw refusedProduct(file, node)
+    const found = await matrixOf(file, node)
+    if (found !== undefined) {
+      const module = moduleOf(node)
+      matrices.set(module, found)
+      const bias = file.tensors.get(node.input[5] ?? '')
+      if (node.opType === 'MatMulNBits' && bias !== undefined) vectors.set(`${module}.bias`, bias)
+      continue
+    }
+    table ??= await tableOf(file, node, size)
+  }
+  return { matrices, vectors, table }
+}
+
+const refusedProducts = new Set(['MatMulInteger', 'MatMulIntegerToFloat', 'DynamicQuantizeMatMul', 'QLinearMatMul', 'QGemm', 'MatMulBnb4'])
+
+function refusedProduct(file: ExportFile, { opType, name }: NodeProto): ModalignError {
+  return new ModalignError({
+    code: 'LLM_EXPORT_QUANTISATION',
+    file: file.path,
+    field: name,
+    got: opType,
+    expected: 'MatMul in float32 or float16, or MatMulNBits',
+    hint: 'take another variant of the export: model.onnx, model_fp16.onnx or model_q4.onnx',
+  })
+}
+
+async function matrixOf(file: ExportFile, node: NodeProto): Promise<StoredMatrix | undefined> {
+  const operand = (index: number): StoredTensor | undefined => file.tensors.get(node.input[index] ?? '')
+  if (node.opType === 'MatMulNBits') {
+    const [packed, scales] = [operand(1), operand(2)]
+    if (packed === undefined || scales === undefined) return undefined
+    const [into, out] = [numberOf(node, 'K', 0), numberOf(node, 'N', 0)]
+    const blocks = await blocksFrom({
+      packed,
+      scales,
+      zeroPoints: operand(3),
+      rows: out,
+      columns: into,
+      bits: numberOf(node, 'bits', 4),
+      blockSize: numberOf(node, 'block_size', 32),
+      file: file.path,
+    })
+    return { layout: 'blocks', blocks, out, into }
+  }
+  if (node.opType !== 'MatMul' && node.opType !== 'Gemm' && node.opType !== 'FusedMatMul') return undefined
+  const stored = operand(1)
+  if (stored?.dims.length !== 2) return undefined
+  const [first = 0, second = 0] = stored.dims
+  const turned = numberOf(node, 'transB', 0) === 1
+  return turned ? { layout: 'out-in', stored, out: first, into: second } : { layout: 'in-out', stored, out: second, into: first }
+}
+
+/** The table that a node takes rows of, where it has the size of the token embeddings. */
+async function tableOf(file: ExportFile, node: NodeProto, { vocabulary, width }: TableSize): Promise<StoredMatrix | undefined> {
+  const producer = (name: string): NodeProto | undefined => file.nodes.find(({ output }) => output.includes(name))
+  const stored = (index: number): StoredTensor | undefined => {
+    const name = node.input[index] ?? ''
+    // Tied embeddings may be the head's blocks, seen in another shape.
+    return file.tensors.get(name) ?? (producer(name)?.opType === 'Reshape' ? file.tensors.get(producer(name)?.input[0] ?? '') : undefined)
+  }
+  const data = stored(0)
+  if (data === undefined) return undefined
+  if (node.opType === 'Gather') {
+    const fits = numberOf(node, 'axis', 0) === 0 && data.dims.length === 2 && data.dims[0] === vocabulary && data.dims[1] === width
+    return fits ? { layout: 'out-in', stored: data, out: vocabulary, into: width } : undefined
+  }
+  if (node.opType !== 'GatherBlockQuantized') return undefined
+  const scales = stored(2)
+  if (scales === undefined) return undefined
+  const blocks = await blocksFrom({
+    packed: data,
+    scales,
+    zeroPoints: stored(3),
+    rows: vocabulary,
+    columns: width,
+    bits: numberOf(node, 'bits', 4),
+    blockSize: numberOf(node, 'block_size', 128),
+    file: file.path,
+  })
+  return { layout: 'blocks', blocks, out: vocabulary, into: width }
+}
+
+/** `/model/layers.0/attn/q_proj/MatMul_Q4` -> `model.layers.0.self_attn.q_proj`. Where a node has no such name, its weight's has to do. */
+function moduleOf({ name, input }: NodeProto): string {
+  const parts = name.split('/').filter((part) => part !== '')
+  if (parts.length >= 2) return canonicalName(parts.slice(0, -1).join('.'))
+  return canonicalName((input[1] ?? '').replace(/(\.MatMul)?\.weight(_\w+)?$/, ''))
+}
+
+/** As Transformers names it, from what onnxruntime-genai's builder makes of it. */
+function canonicalName(name: string): string {
+  return name
+    .replace(/\.attn\./, '.self_attn.')
+    .replace(/\.([qk]_norm)\.layernorm\./, '.$1.')
+    .replace(/^model\.layers\.\d+\.final_norm_layernorm\./, 'model.norm.')
+    .replace(/\.Add\.bias$/, '.bias')
+}
+
+/** Where one projection lies in the product of several. */
+interface Part {
+  readonly matrix: StoredMatrix
+  readonly start: number
+  readonly end: number
+}
+
+export interface LookupOptions {
+  readonly file: string
+  readonly embeddingsName: string
+  readonly table: StoredMatrix
+  /** Rows of the query's, key's and value's projections, which exporters join. */
+  readonly attention: { readonly query: number; readonly key: number; readonly value: number }
+  /** Told the name of every stored matrix that is used. */
+  readonly used: (module: string) => void
+}
+
+/** @throws (the lookup) ModalignError TENSOR_MISSING, WEIGHT_SHAPE */
+export function exportLookup({ matrices, vectors }: ExportWeights, options: LookupOptions): WeightLookup {
+  const { file, embeddingsName, table, attention, used } = options
+  const known = new Map<string, Tensor>()
+  const ranges: Readonly<Record<string, readonly [number, number]>> = {
+    q_proj: [0, attention.query],
+    k_proj: [attention.query, attention.query + attention.key],
+    v_proj: [attention.query + attention.key, attention.query + attention.key + attention.value],
+  }
+  const joined = (module: string): { readonly module: string; readonly start: number; readonly end: number } | undefined => {
+    const [, layer, projection = ''] = /^(.*\.)([qkv]_proj)$/.exec(module) ?? []
+    const range = Object.hasOwn(ranges, projection) ? ranges[projection] : undefined
+    return layer === undefined || range === undefined ? undefined : { module: `${layer}qkv_proj`, start: range[0], end: range[1] }
+  }
+  const partOf = (module: string): Part | undefined => {
+    const own = matrices.get(module)
+    if (own !== undefined) {
+      used(module)
+      return { matrix: own, start: 0, end: own.out }
+    }
+    const place = joined(module)
+    const matrix = place && matrices.get(place.module)
+    if (place === undefined || matrix === undefined) return undefined
+    used(place.module)
+    return { matrix, start: place.start, end: place.end }
+  }
+  const wholes = new Map<StoredMatrix, Tensor>()
+  /** [out, in], or [in, out] for that layout. */
+  const whole = (matrix: StoredMatrix): Tensor => {
+    const tensor = wholes.get(matrix) ?? made(matrix)
+    wholes.set(matrix, tensor)
+    return tensor
+  }
+  const vector = (name: string): Tensor | undefined => {
+    const own = vectors.get(name)
+    if (own !== undefined) return storedWeight(own, own.dims)
+    const place = name.endsWith('.bias') ? joined(name.slice(0, -'.bias'.length)) : undefined
+    const stored = place && vectors.get(`${place.module}.bias`)
+    return stored && place && slice(storedWeight(stored, stored.dims), [{ axis: 0, start: place.start, end: place.end }])
+  }
+  const matrix = (name: string): Tensor | undefined => {
+    if (name === embeddingsName) return table.layout === 'in-out' ? swapLastAxes(whole(table)) : whole(table)
+    const part = name.endsWith('.weight') ? partOf(name.slice(0, -'.weight'.length)) : undefined
+    if (part === undefined) return undefined
+    const all = part.matrix.layout === 'in-out' ? swapLastAxes(whole(part.matrix)) : whole(part.matrix)
+    return part.end - part.start === part.matrix.out ? all : slice(all, [{ axis: 0, start: part.start, end: part.end }])
+  }
+  const lookup = (name: string, shape: readonly number[]): Tensor => {
+    const seen = known.get(name)
+    const tensor = seen ?? (shape.length === 1 ? vector(name) : matrix(name))
+    if (tensor === undefined)
+      throw new ModalignError({
+        code: 'TENSOR_MISSING',
+        file,
+        got: `no weight ${JSON.stringify(name)}`,
+        expected: 'every weight of the model that config.json describes',
+      })
+    if (String(tensor.shape) !== String(shape))
+      throw new ModalignError({
+        code: 'WEIGHT_SHAPE',
+        file,
+        field: name,
+        got: `[${tensor.shape.join(', ')}]`,
+        expected: `[${shape.join(', ')}] by config.json`,
+      })
+    known.set(name, tensor)
+    return tensor
+  }
+  return Object.assign(lookup, {
+    has: (name: string) => vectors.has(name) || name === embeddingsName || partOf(name.replace(/\.weight$/, '')) !== undefined,
+    linear(x: Tensor, { module }: { readonly module: string }, plain: () => Tensor): Tensor {
+      const part = partOf(module)
+      if (part === undefined || (part.matrix.layout === 'out-in' && part.matrix.out === part.end - part.start)) return plain()
+      // Equal products are emitted once, so that a joined projection is multiplied by once for its three parts.
+      const product = part.matrix.layout === 'in-out' ? matmul(x, whole(part.matrix)) : matmulTransposed(x, whole(part.matrix))
+      return part.end - part.start === part.matrix.out
+        ? product
+        : slice(product, [{ axis: x.shape.length - 1, start: part.start, end: part.end }])
+    },
+  })
+}
+
+function made(matrix: StoredMatrix): Tensor {
+  if (matrix.layout === 'blocks') return blockQuantised(matrix.blocks)
+  return storedWeight(matrix.stored, matrix.stored.dims)
+}
