@@ -18,6 +18,8 @@ import { type LoweredModel, lower } from '../src/onnx/lower.ts'
 import { createLocalSession } from '../src/runtime/local.ts'
 import type { Session } from '../src/runtime/session.ts'
 import { int64Tensor, type NamedTensors, type TensorValue } from '../src/tensors.ts'
+import { type BatchItem, collate } from '../src/training/batch.ts'
+import { stepGraph } from '../src/training/step-graph.ts'
 import { openCheckpoint } from '../src/weights/checkpoint.ts'
 import { openSafetensors } from '../src/weights/safetensors.ts'
 
@@ -164,6 +166,29 @@ describe.each(cases)('$name', ({ name, checkpoint, encoder, prompts, answers, se
     expect(fused.logits).toHaveLength(plain.logits.length)
     for (const [call, logits] of fused.logits.entries())
       expect(largestDifference(logits, plain.logits[call] ?? new Float32Array(0))).toBeLessThan(2e-4)
+  })
+
+  test("the training step's loss", async () => {
+    const decoder = await decoderOf(checkpoint)
+    const { model, headChunks } = stepGraph({ decoder, media: [], gradients: false })
+    const session = await open(model)
+    let expected = 0
+    const items: BatchItem[] = []
+    for (const [row, prompt] of prompts.entries()) {
+      // An encoder's prompt is no target; a decoder's is, but for its first token.
+      const ids = encoder ? [...prompt, ...(answers[row] ?? []).slice(0, 4)] : prompt
+      const first = encoder ? prompt.length : 1
+      const logits = await reference(`${name}/${row}/logits`)
+      for (const [index, id] of ids.slice(first).entries()) {
+        const scores = logits.subarray(index * decoder.vocabularySize, (index + 1) * decoder.vocabularySize)
+        expected += Math.log(scores.reduce((sum, score) => sum + Math.exp(score), 0)) - (scores[id] ?? Number.NaN)
+      }
+      const weights = Float32Array.from(ids, (_, place) => (place < first ? 0 : 1))
+      items.push({ ids: Int32Array.from(ids), weights, targets: ids.length - first, media: [], features: [] })
+    }
+    const { feeds } = collate(items, { media: [], headChunks, source: encoder })
+    const loss = floats((await session.run(feeds)).loss)[0] ?? Number.NaN
+    expect(Math.abs(loss - expected) / expected).toBeLessThan(1e-5)
   })
 
   test('gradient with respect to the input embeddings', async () => {

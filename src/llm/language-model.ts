@@ -84,7 +84,7 @@ export async function loadLanguageModel(where: string, options: LanguageModelOpt
     identity: hash.digest('hex'),
     decoder,
     build,
-    embeddingRms: await source.rms(decoder.embeddingsName),
+    embeddingRms: (await source.rms(decoder.embeddingsName)) * (decoder.embeddingScale ?? 1),
     tokenizer,
     template: source.template(),
     defaults: samplingDefaults(source.generationConfig),

@@ -1,5 +1,6 @@
 /** Collation: labelled samples and their features become the inputs of one step. */
 import { ModalignError } from '../errors.ts'
+import { sourceFeeds } from '../llm/source-tokens.ts'
 import type { MediumFeatures } from '../model/media-features.ts'
 import { stackFeatures } from '../model/media-feeds.ts'
 import type { MediaPath } from '../model/splice.ts'
@@ -31,6 +32,8 @@ export interface CollateOptions {
   readonly lengthMultiple?: number
   /** Places at every sample's front that a soft prompt fills. Default 0. */
   readonly softPrompt?: number
+  /** For encoder-decoders: what stands before a sample's first target is the encoder's. Default false. */
+  readonly source?: boolean
 }
 
 /**
@@ -39,7 +42,10 @@ export interface CollateOptions {
  * @example
  * const { feeds, weight } = collate([{ ...labelSpans(sample, options), features: [] }], { media: [], headChunks: 4 })
  */
-export function collate(samples: readonly BatchItem[], { media, headChunks, lengthMultiple = 16, softPrompt = 0 }: CollateOptions): Batch {
+export function collate(
+  samples: readonly BatchItem[],
+  { media, headChunks, lengthMultiple = 16, softPrompt = 0, source = false }: CollateOptions,
+): Batch {
   if (samples.length === 0) throw new ModalignError({ code: 'BATCH_EMPTY', got: 'no samples', expected: 'at least one' })
   const items = softPrompt === 0 ? samples : samples.map((sample) => afterPlaces(sample, softPrompt))
   const tokens = roundUp(Math.max(...items.map(({ ids }) => ids.length)), lengthMultiple)
@@ -73,6 +79,7 @@ export function collate(samples: readonly BatchItem[], { media, headChunks, leng
       [stepInputs.rowWeights]: { dtype: 'float32', dims: [headChunks, perChunk], data: Float32Array.from(padded(weights, fill)) },
       ...Object.assign({}, ...media.map((path) => mediaFeeds(items, path))),
       ...(softPrompt > 0 && { [stepInputs.softPromptRows]: frontRows(items.length, softPrompt) }),
+      ...(source && sourceFeeds(items.map(firstTarget), tokens)),
     },
     weight: weights.reduce((sum, weight) => sum + weight, 0),
     tokens: items.reduce((sum, item) => sum + item.ids.length, 0),
@@ -88,6 +95,12 @@ function afterPlaces(sample: BatchItem, places: number): BatchItem {
   const weights = new Float32Array(places + sample.weights.length)
   weights.set(sample.weights, places)
   return { ...sample, ids, weights, media: sample.media.map((span) => ({ ...span, start: span.start + places })) }
+}
+
+/** The place of a sample's first target; of one without targets, all that it has comes before. */
+function firstTarget({ ids, weights }: BatchItem): number {
+  const place = weights.findIndex((weight) => weight !== 0)
+  return place < 0 ? ids.length : place
 }
 
 /** int64 [rows, places, 2]: the first places of every row. */

@@ -42,7 +42,12 @@ export class SampleBatches {
   }
 
   batch(items: readonly BatchItem[]): Batch {
-    return collate(items, { media: this.#model.mediaPaths, headChunks: this.#options.headChunks, softPrompt: this.#softPrompt })
+    return collate(items, {
+      media: this.#model.mediaPaths,
+      headChunks: this.#options.headChunks,
+      softPrompt: this.#softPrompt,
+      source: this.#model.llm.decoder.hasEncoder === true,
+    })
   }
 
   #item(sample: PreparedSample, features: readonly MediumFeatures[]): BatchItem | ModalignError {

@@ -9,6 +9,7 @@ import type { Parameter } from '../graph/parameters.ts'
 import { dimAt, input, type Tensor } from '../graph/tensor.ts'
 import { dropoutInput } from '../llm/adapters/dropout.ts'
 import type { Decoder } from '../llm/decoder.ts'
+import { sourceContext } from '../llm/source-tokens.ts'
 import { type MediaPath, placed, project, splice } from '../model/splice.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
 
@@ -78,8 +79,10 @@ export function stepGraph({
     ...(trained?.softPrompt === undefined ? [] : [softPromptPlaces(trained.softPrompt)]),
   ])
   const dropout = wanted && trained?.dropout !== undefined ? dropoutInput([batch, tokens, trained.dropout.width]) : undefined
+  const source = sourceContext(decoder, batch)
   const { hidden } = decoder.decode(spliced, {
     positions,
+    ...source,
     ...(segments !== undefined && { segments }),
     ...(dropout !== undefined && { dropout }),
   })
@@ -99,7 +102,14 @@ export function stepGraph({
     ['losses', losses],
     ...derivatives.map((gradient, index) => [gradientName(parameters[index]), gradient] as const),
   ])
-  return { model: lower({ outputs, inputs: [ids, positions, ...mediaPlaced.flatMap(({ inputs }) => inputs)] }), parameters, headChunks }
+  return {
+    model: lower({
+      outputs,
+      inputs: [ids, positions, ...mediaPlaced.flatMap(({ inputs }) => inputs), ...Object.values(source.source ?? {})],
+    }),
+    parameters,
+    headChunks,
+  }
 }
 
 /** The soft prompt's rows [tokens, hiddenSize], once for each sample. */

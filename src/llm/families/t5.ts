@@ -114,6 +114,9 @@ export function t5(config: T5Config, lookup: WeightLookup): Decoder {
 
   function decode(inputsEmbeds: Tensor, context: DecodeContext): Decoded {
     const { source, cache } = context
+    if (context.segments !== undefined) {
+      throw new ModalignError({ code: 'LLM_SEGMENTS', got: 'packed sequences', expected: 'one sequence a row: the model has an encoder' })
+    }
     if (source === undefined) {
       throw new ModalignError({ code: 'LLM_SOURCE', got: 'no source', expected: "which tokens are the encoder's: `source` of the context" })
     }
