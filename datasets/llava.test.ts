@@ -396,7 +396,7 @@ describe('options', () => {
   })
 
   test('the catalogue is an exact-key map', () => {
-    expect(Object.keys(datasets)).toEqual(['llava'])
+    expect(Object.keys(datasets)).toEqual(['llava', 'messages'])
   })
 
   test('an aborted signal ends the iteration', async () => {
