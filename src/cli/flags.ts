@@ -71,6 +71,8 @@ export function flagValue({ flag, texts }: GivenFlag): { readonly value: unknown
 
 function oneValue(flag: Flag, text: string | boolean): { readonly value: unknown } | { readonly problem: ErrorData } {
   if (typeof text === 'boolean') return { value: text }
+  // A leaf that may be a word or a truth value.
+  if (flag.kind === 'structured' && (text === 'true' || text === 'false')) return { value: text === 'true' }
   if (text === '') return refused(flag, 'an empty value', flag.kind === 'number' ? 'a number' : 'a value')
   if (flag.kind === 'number') {
     const value = decimalNumber(text)

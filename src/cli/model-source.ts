@@ -92,10 +92,8 @@ function textTalker(llm: LanguageModel): Talker {
     modalities: [],
     async *answer(turns, { root: _, signal, ...options }) {
       const { ids } = renderPrompt(turns, { tokenizer: llm.tokenizer, template: llm.template, mediaTokens: () => 1 })
-      const decoder = llm.tokenizer.streamDecoder({ skipSpecialTokens: true })
       for await (const event of llm.generate([{ ids }], { ...options, ...(signal && { signal }) })) {
-        const text = event.type === 'token' ? decoder.push(event.id) : decoder.end()
-        if (text !== '') yield text
+        if (event.text !== '') yield event.text
       }
     },
     [Symbol.asyncDispose]: () => llm.dispose(),

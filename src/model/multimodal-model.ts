@@ -217,10 +217,8 @@ export class MultimodalModel implements AsyncDisposable {
    */
   async *chat(turns: readonly Turn[], { root, signal, ...options }: ChatOptions = {}): AsyncGenerator<string> {
     const requests = await this.requests([turns], { root, signal })
-    const decoder = this.llm.tokenizer.streamDecoder({ skipSpecialTokens: true })
     for await (const event of this.llm.generate(requests, { ...options, ...(signal === undefined ? {} : { signal }) })) {
-      const text = event.type === 'token' ? decoder.push(event.id) : decoder.end()
-      if (text !== '') yield text
+      if (event.text !== '') yield event.text
     }
   }
 
@@ -255,11 +253,10 @@ export class MultimodalModel implements AsyncDisposable {
       const source = sources[index]
       return typeof source === 'string' ? { ...request, key: source } : request
     })
-    const answers: number[][] = sources.map(() => [])
-    for await (const event of this.llm.generate(keyed, { ...options, ...(signal === undefined ? {} : { signal }) })) {
-      if (event.type === 'token') answers[event.row]?.push(event.id)
-    }
-    return answers.map((ids) => this.llm.tokenizer.decode(ids, { skipSpecialTokens: true }).trim())
+    const answers = sources.map(() => '')
+    for await (const { row, text } of this.llm.generate(keyed, { ...options, ...(signal === undefined ? {} : { signal }) }))
+      answers[row] = (answers[row] ?? '') + text
+    return answers.map((answer) => answer.trim())
   }
 
   /** Closes the projectors' sessions and the encoders; the language model stays with whoever loaded it. */

@@ -60,6 +60,7 @@ export const captionCommand = defineCommand({
     },
   ],
   async run(given, { io, terminal, argv }) {
+    const generation = generationOptionsOf(given)
     const inputs = await inputItems(given.input, { root: given.root, extensions: extensionsOf[given.modality] })
     const total = await countItems(inputs)
     await using decoder = createImageDecoder()
@@ -70,7 +71,6 @@ export const captionCommand = defineCommand({
     }
     const model = await openModel(given, terminal, reader)
     const { modality } = given
-    const generation = generationOptionsOf(given)
     let progress: Progress | undefined
     using interrupts = listenForInterrupts(io, () => progress?.message('stopping after this batch; press Ctrl-C again to stop at once'))
     try {

@@ -37,10 +37,11 @@ export const chatCommand = defineCommand({
   positionals: [{ name: 'QUESTION', setting: 'question', help: 'answered once; without it a conversation begins' }],
   async run({ question, image = [], audio = [], video = [], system, ...rest }, { terminal }) {
     const media = [mediaOf('image', image), mediaOf('audio', audio), mediaOf('video', video)].flat()
-    // What is wrong with a path shows before models are loaded.
+    // What is wrong with a path or a setting shows before models are loaded.
+    const options = generationOptionsOf(rest)
     for (const { source } of media) await fileSource(source)
     await using talker = await openTalker(rest, terminal)
-    const conversation = new Conversation(talker, terminal, generationOptionsOf(rest), system)
+    const conversation = new Conversation(talker, terminal, options, system)
     conversation.attach(media)
     if (question === undefined) return converse(conversation, terminal)
     await conversation.ask(question)
