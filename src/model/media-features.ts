@@ -36,7 +36,7 @@ export async function prepareMedium(branch: Branch, reader: MediaReader, part: M
 async function decoded(
   { encoder }: Branch,
   reader: MediaReader,
-  { type, source }: MediaPart,
+  { type, source, region }: MediaPart,
   options: ReadOptions,
 ): Promise<{ readonly size: MediaSize; readonly inputs: NamedTensors }> {
   switch (type) {
@@ -47,7 +47,11 @@ async function decoded(
     case 'audio': {
       const { sampleRateHz } = encoder
       if (reader.audio === undefined) throw noReader(type)
-      const audio = await reader.audio(source, { ...options, ...(sampleRateHz !== undefined && { sampleRateHz }) })
+      const audio = await reader.audio(source, {
+        ...options,
+        ...(sampleRateHz !== undefined && { sampleRateHz }),
+        ...(region?.type === 'span' && { span: region }),
+      })
       return { size: { seconds: audio.samples.length / audio.sampleRateHz }, inputs: await encoder.preprocess(audio) }
     }
     case 'video': {

@@ -1,3 +1,4 @@
+import { decodeAudio } from '../media/audio.ts'
 import { decodeImage } from '../media/image.ts'
 import type { DecodedAudio, DecodedImage, DecodedVideo, MediaSource } from './contracts.ts'
 
@@ -9,6 +10,8 @@ export interface ReadOptions {
 export interface ReadAudioOptions extends ReadOptions {
   /** Default: the file's own. */
   readonly sampleRateHz?: number
+  /** Only this part of it. */
+  readonly span?: { readonly startSeconds: number; readonly endSeconds: number }
 }
 
 /** Where decoded media come from: this process, or child processes that may die over hostile files. What a reader lacks, it refuses. */
@@ -22,4 +25,5 @@ export interface MediaReader {
 /** Decodes in this process: for one's own files. */
 export const localReader: MediaReader = {
   image: (source, { root, signal }) => decodeImage(source, { root, signal }),
+  audio: (source, { root, signal, sampleRateHz, span }) => decodeAudio(source, { root, signal, sampleRateHz, span }),
 }
