@@ -4,7 +4,9 @@ import type { JsonObject } from '../../io/json.ts'
 import { elementCount } from '../../tensors.ts'
 import { dequantise, dequantised } from '../../weights/gguf/dequantise.ts'
 import type { GgufFile } from '../../weights/gguf/gguf.ts'
+import { type RepackedPart, repacked, repackedForm } from '../../weights/gguf/repack.ts'
 import type { TensorToWrite } from '../../weights/safetensors.ts'
+import { blockNames } from '../block-weights.ts'
 import type { Architecture, Layout } from './architecture.ts'
 
 /** One weight and the tensor that it is made of. */
@@ -39,6 +41,25 @@ export function ggufWeights(file: GgufFile, architecture: Architecture, config: 
     const prefix = number === undefined ? '' : `${architecture.layerPrefix}${number}.`
     return [{ name: `${prefix}${found}.${ending}`, tensor, shape: layout.transposed ? [...shape].reverse() : shape, layout }]
   })
+}
+
+/** The weight in blocks where the file has it in such, else as float32. */
+export function packedWeight(file: GgufFile, weight: GgufWeight): readonly TensorToWrite[] {
+  const { name, tensor, layout } = weight
+  const form = repackedForm(file, tensor)
+  if (form === undefined || layout.plus !== undefined) return [expandedWeight(file, weight)]
+  const { rows, blocks, bytes, hasMinimums } = form
+  const names = blockNames(name)
+  const part = (which: RepackedPart, elements: number): (() => AsyncGenerator<Uint8Array, void, undefined>) =>
+    async function* () {
+      for await (const values of repacked(file, tensor, which, layout.rows?.group))
+        yield bytesOf(layout.rows === undefined ? values : reordered(values, elements, layout.rows))
+    }
+  return [
+    { name: names.packed, dtype: 'uint8', dims: [rows, blocks, bytes], pieces: part('packed', blocks * bytes) },
+    { name: names.scales, dtype: 'float32', dims: [rows, blocks], pieces: part('scales', blocks) },
+    ...(hasMinimums ? [{ name: names.minimums, dtype: 'float32' as const, dims: [rows, blocks], pieces: part('minimums', blocks) }] : []),
+  ]
 }
 
 /** The weight as float32, to be written: rows in the family's order, a few megabytes at a time. */
@@ -90,6 +111,6 @@ function transpose(values: Float32Array, [rows = 0, columns = 0]: readonly numbe
   return out
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array | Uint8Array): Uint8Array {
   return new Uint8Array(buffer, byteOffset, byteLength)
 }

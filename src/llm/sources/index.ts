@@ -6,11 +6,12 @@ import { fileError } from '../../io/file-error.ts'
 import { openFolder } from './folder.ts'
 import { openGgufModel } from './gguf.ts'
 import type { ModelSource, SourceOptions } from './model-source.ts'
+import { exportFiles, openExport } from './onnx.ts'
 
-export type { ModelSource, SourceOptions } from './model-source.ts'
+export type { ModelSource, SourceOptions, WeightForm } from './model-source.ts'
 
 /**
- * Opens a model folder or a .gguf file, whichever it is; a folder with one .gguf file and no config.json counts as that file.
+ * Opens a model folder, a .gguf file or an ONNX export, whichever it is; a folder with one .gguf file and no config.json counts as that file.
  *
  * @throws ModalignError `FILE_MISSING`, `LLM_FORM` for a file of another kind, and what opening throws
  */
@@ -19,6 +20,7 @@ export async function openSource(where: string, options: SourceOptions = {}): Pr
     throw fileError(error, where, 'a Hugging Face model folder or a .gguf file')
   })
   if (!found.isDirectory()) return openFile(where, options)
+  if ((await exportFiles(where)).length > 0) return openExport(where)
   const names = await readdir(where)
   const [only, ...others] = names.filter((name) => name.toLowerCase().endsWith('.gguf'))
   if (only === undefined || names.includes('config.json')) return openFolder(where, options)
@@ -33,6 +35,7 @@ export async function openSource(where: string, options: SourceOptions = {}): Pr
 }
 
 async function openFile(path: string, options: SourceOptions): Promise<ModelSource> {
+  if (path.toLowerCase().endsWith('.onnx')) return openExport(path)
   await using handle = await open(path, 'r')
   const { buffer, bytesRead } = await handle.read({ buffer: Buffer.alloc(4), position: 0 })
   if (buffer.toString('latin1', 0, bytesRead) === 'GGUF' || path.toLowerCase().endsWith('.gguf')) return openGgufModel(path, options)

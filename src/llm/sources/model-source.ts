@@ -24,7 +24,15 @@ export interface ModelSource {
   readonly generationConfig: JsonValue | undefined
 }
 
+/** How sessions hold weights that were published in blocks: as such (`quantised`), or as the float32 values that they stand for. */
+export type WeightForm = 'quantised' | 'float32'
+
 export interface SourceOptions {
+  /**
+   * For GGUF files. `quantised`: blocks of 4 or 8 bits stay such, which takes an eighth of the memory and generates several times as fast; activations are rounded to
+   * 8 bits where they meet such weights, gradients are not. `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
+   */
+  readonly weights?: WeightForm
   /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
   readonly cacheFolder?: string
   /** Told before weights are brought into the form that sessions map: once for each model, some seconds a gigabyte. */

@@ -1,7 +1,8 @@
 import { ModalignError } from '../../errors.ts'
 import { elementCount } from '../../tensors.ts'
-import { blockFormats } from './blocks/index.ts'
+import { blockFormats, type Dequantise } from './blocks/index.ts'
 import type { GgufFile, GgufTensor } from './gguf.ts'
+import type { GgmlType } from './types.ts'
 
 /** Blocks are read and widened in pieces of about this many bytes, so that a tensor of gigabytes needs no memory of its size. */
 const pieceBytes = 4 * 2 ** 20
@@ -20,17 +21,7 @@ export async function* dequantised(
   together?: number,
 ): AsyncGenerator<Float32Array<ArrayBuffer>, void, undefined> {
   const { type, offset, byteLength } = ggufTensor(file, name)
-  const format = blockFormats.get(type.name)
-  if (format === undefined) {
-    throw new ModalignError({
-      code: 'GGUF_TYPE_UNSUPPORTED',
-      file: file.file,
-      field: name,
-      got: type.name,
-      expected: [...blockFormats.keys()].join(', '),
-      hint: 'take the same model in one of these formats',
-    })
-  }
+  const format = formatOf(file, name, type)
   const unit = ((together ?? type.blockElements) / type.blockElements) * type.blockBytes
   const step = Math.max(1, Math.floor(pieceBytes / unit)) * unit
   for (let at = 0; at < byteLength; at += step) {
@@ -61,5 +52,19 @@ export function ggufTensor(file: GgufFile, name: string): GgufTensor {
     file: file.file,
     got: `no tensor ${JSON.stringify(name)}`,
     expected: 'a weight of the model',
+  })
+}
+
+/** @throws ModalignError `GGUF_TYPE_UNSUPPORTED` */
+export function formatOf(file: GgufFile, name: string, type: GgmlType): Dequantise {
+  const format = blockFormats.get(type.name)
+  if (format !== undefined) return format
+  throw new ModalignError({
+    code: 'GGUF_TYPE_UNSUPPORTED',
+    file: file.file,
+    field: name,
+    got: type.name,
+    expected: [...blockFormats.keys()].join(', '),
+    hint: 'take the same model in one of these formats',
   })
 }

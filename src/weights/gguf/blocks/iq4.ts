@@ -1,30 +1,43 @@
-/** Four bits that choose one of sixteen values, closer together around zero. */
-import { type Dequantise, float16At } from './block-format.ts'
+/** Four bits that choose one of sixteen levels, closer together around zero. */
+import { float16At, type IntegerBlocks } from './block-format.ts'
 
-const levels = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+const table = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 /** Blocks of 32: scale f16, 16 bytes: level[q] scale */
-export const iq4_nl: Dequantise = (bytes, out) => {
-  for (let at = 0, to = 0; to < out.length; at += 18, to += 32) run(bytes, at + 2, float16At(bytes, at), out, to)
+export const iq4_nl: IntegerBlocks = {
+  elements: 32,
+  bytes: 18,
+  run: 32,
+  hasMinimums: false,
+  levels: [-127, 113],
+  unpack(bytes, at, levels, scales) {
+    scales[0] = float16At(bytes, at)
+    choose(bytes, at + 2, levels, 0)
+  },
 }
 
-/** Super-blocks of 256: scale f16, 16 bits and 4 bytes of 6-bit scales, 128 bytes: level[q] (scale - 32) of each block of 32 */
-export const iq4_xs: Dequantise = (bytes, out) => {
-  for (let at = 0, to = 0; to < out.length; at += 136, to += 256) {
+/** Super-blocks of 256: scale f16, 16 bits and 4 bytes of 6-bit scales, 128 bytes: level[q] (scale - 32) of each run of 32 */
+export const iq4_xs: IntegerBlocks = {
+  elements: 256,
+  bytes: 136,
+  run: 32,
+  hasMinimums: false,
+  levels: [-127, 113],
+  unpack(bytes, at, levels, scales) {
     const scale = float16At(bytes, at)
     const high = (bytes[at + 2] ?? 0) | ((bytes[at + 3] ?? 0) << 8)
-    for (let block = 0; block < 8; block++) {
-      const low = ((bytes[at + 4 + (block >> 1)] ?? 0) >> ((block & 1) * 4)) & 15
-      const own = scale * ((low | (((high >> (block * 2)) & 3) << 4)) - 32)
-      run(bytes, at + 8 + block * 16, own, out, to + block * 32)
+    for (let run = 0; run < 8; run++) {
+      const low = ((bytes[at + 4 + (run >> 1)] ?? 0) >> ((run & 1) * 4)) & 15
+      scales[run] = scale * ((low | (((high >> (run * 2)) & 3) << 4)) - 32)
+      choose(bytes, at + 8 + run * 16, levels, run * 32)
     }
-  }
+  },
 }
 
-function run(bytes: Uint8Array, at: number, scale: number, out: Float32Array, to: number): void {
+function choose(bytes: Uint8Array, at: number, levels: Int8Array, to: number): void {
   for (let i = 0; i < 16; i++) {
     const pair = bytes[at + i] ?? 0
-    out[to + i] = (levels[pair & 15] ?? 0) * scale
-    out[to + 16 + i] = (levels[pair >> 4] ?? 0) * scale
+    levels[to + i] = table[pair & 15] ?? 0
+    levels[to + 16 + i] = table[pair >> 4] ?? 0
   }
 }
