@@ -17,9 +17,9 @@ export interface SoundLayoutRequest {
   readonly layout: SoundLayout
   /** Tokens before the sound's own. */
   readonly prefixTokens: number
-  /** Tokens of one time, in `tokens`. */
+  /** Tokens of one time, in `tokens` and `channels-first`. */
   readonly columns: number
-  /** Whether `tokens` come time by time, or frequency by frequency. */
+  /** Whether they come time by time, or frequency by frequency. */
   readonly order: 'time' | 'frequency'
   /** The tensor's name and its file, for errors. */
   readonly output: string
@@ -48,17 +48,14 @@ export function layOutSound(tensor: TensorValue, request: SoundLayoutRequest): S
   }
   const [first = 0, second = 0, third = 0] = dims
   if (layout === 'pooled') return { windows, steps: 1, columns: 1, width: first, data: values }
-  if (layout === 'channels-first') {
-    const data = permuted(values, windows, { steps: second, columns: 1, width: first }, (step, _, channel) => channel * second + step)
-    return { windows, steps: second, columns: 1, width: first, data }
-  }
   if (layout === 'frequency-map') {
     const size = { steps: third, columns: second, width: first }
     const data = permuted(values, windows, size, (step, column, channel) => (channel * second + column) * third + step)
     return { windows, ...size, data }
   }
   const { columns } = request
-  const steps = (first - prefixTokens) / columns
+  const [tokens, width] = layout === 'tokens' ? [first, second] : [second, first]
+  const steps = (tokens - prefixTokens) / columns
   if (!Number.isInteger(steps) || steps < 1) {
     throw new ModalignError({
       code: 'ENCODER_OUTPUT_SIZE',
@@ -68,18 +65,15 @@ export function layOutSound(tensor: TensorValue, request: SoundLayoutRequest): S
       expected: columns === 1 ? 'at least one token' : `a multiple of ${columns} tokens`,
     })
   }
-  const size = { steps, columns, width: second }
-  if (prefixTokens === 0 && (order === 'time' || columns === 1)) return { windows, ...size, data: values }
+  const size = { steps, columns, width }
+  const inOrder = order === 'time' || columns === 1
+  if (layout === 'tokens' && prefixTokens === 0 && inOrder) return { windows, ...size, data: values }
+  const token = (step: number, column: number): number => prefixTokens + (inOrder ? step * columns + column : column * steps + step)
   const place =
-    order === 'time' ? (step: number, column: number) => step * columns + column : (step: number, column: number) => column * steps + step
-  const data = permuted(
-    values,
-    windows,
-    size,
-    (step, column, channel) => (prefixTokens + place(step, column)) * second + channel,
-    first * second,
-  )
-  return { windows, ...size, data }
+    layout === 'tokens'
+      ? (step: number, column: number, channel: number) => token(step, column) * width + channel
+      : (step: number, column: number, channel: number) => channel * tokens + token(step, column)
+  return { windows, ...size, data: permuted(values, windows, size, place, tokens * width) }
 }
 
 function permuted(

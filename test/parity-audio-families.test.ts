@@ -33,18 +33,22 @@ function sound(length: number, rate = 16_000): Float32Array {
 
 const folderOf = (name: string): string => fileURLToPath(new URL(`fixtures/audio/families/${name}`, import.meta.url))
 
-const cases: readonly (readonly [
-  string,
-  (options: SoundFamilyOptions) => Promise<SoundEncoder>,
-  ((values: Float32Array, width: number) => Float32Array)?,
-])[] = [
-  ['whisper', whisper],
-  ['wav2vec2-group', wav2vec2],
-  ['wav2vec2-layer', wav2vec2],
-  ['hubert', hubert],
-  ['wavlm', wavlm],
-  ['wavlm-stable', wavlm],
-  ['ast', ast, astOrder],
+interface Case {
+  readonly name: string
+  readonly open: (options: SoundFamilyOptions) => Promise<SoundEncoder>
+  /** Tokens behind the sound's end are dropped here, and kept by Transformers. */
+  readonly padded?: boolean
+  /** Transformers' order of tokens as ours. */
+  readonly order?: (values: Float32Array, width: number) => Float32Array
+}
+const cases: readonly Case[] = [
+  { name: 'whisper', open: whisper, padded: true },
+  { name: 'wav2vec2-group', open: wav2vec2 },
+  { name: 'wav2vec2-layer', open: wav2vec2 },
+  { name: 'hubert', open: hubert },
+  { name: 'wavlm', open: wavlm },
+  { name: 'wavlm-stable', open: wavlm },
+  { name: 'ast', open: ast, padded: true, order: astOrder },
 ]
 
 /** Without the two prefix tokens, time by time: Transformers has frequency by frequency. */
@@ -58,7 +62,7 @@ function astOrder(values: Float32Array, width: number): Float32Array {
   })
 }
 
-describe.each(cases)('%s', (name, open, order = (values) => values) => {
+describe.each(cases)('$name', ({ name, open, padded = false, order = (values) => values }) => {
   const folder = folderOf(name)
   const { results } = fixtureSchema.parse(JSON.parse(readFileSync(`${folder}/features.json`, 'utf8')))
   // A session for each layer: two families show that all of them are found.
@@ -74,7 +78,7 @@ describe.each(cases)('%s', (name, open, order = (values) => values) => {
         expect(width).toBe(result.width)
         expect(tokens).toBe(gridTokens(encoder.grid({ seconds: result.length / 16_000 })))
         const expected = order(result.features, width)
-        if (!['whisper', 'ast'].includes(name)) expect(tokens).toBe(result.tokens)
+        if (!padded) expect(tokens).toBe(result.tokens)
         const difference = data.reduce((largest, value, at) => Math.max(largest, Math.abs(value - (expected[at] ?? Number.NaN))), 0)
         expect(difference).toBeLessThan(1e-4)
       }

@@ -195,12 +195,29 @@ async function fromOnnx<C>(
   label: string,
 ): Promise<SoundEncoder> {
   if (layer !== undefined) throw optionError('/layer', String(layer), 'nothing: an ONNX file takes "output", the name of a tensor')
-  const { files: _, output: usual, ...published } = family.onnx
-  return onnxAudio({ ...published, model: file, output: output ?? usual, preprocessing, dropPadding, device, threads, batch, label })
+  const { files: _, output: usual, layout, ...published } = family.onnx
+  // Another tensor may lie otherwise: its rank tells.
+  return onnxAudio({
+    ...published,
+    layout: output === undefined ? layout : undefined,
+    model: file,
+    output: output ?? usual,
+    preprocessing,
+    dropPadding,
+    device,
+    threads,
+    batch,
+    label,
+  })
 }
 
 function optionError(field: string, got: string | undefined, expected: string): ModalignError {
   return new ModalignError({ code: 'ENCODER_OPTIONS', field, got, expected })
+}
+
+/** For models whose one output is their features. */
+export function firstOutput({ graph }: ModelProto): string {
+  return graph?.output[0]?.name ?? ''
 }
 
 /** The first of the names that the graph has, as an output or inside. @throws {ModalignError} `ENCODER_CONTRACT` listing the outputs */

@@ -4,12 +4,14 @@
  */
 import { resolve } from 'node:path'
 import { z } from 'zod'
-import { type encoders, mobilenetV2, type OnnxImageEncoder, onnxImage } from '../../encoders/index.ts'
-import { ModalignError } from '../errors.ts'
+import { type encoders, imageFamilies, mobilenetV2, type OnnxImageEncoder, onnxImage } from '../../encoders/index.ts'
 import { imagePreprocessingSchema } from '../media/preprocess.ts'
 import type { Encoder, JsonObject } from '../model/contracts.ts'
 import type { Catalogues } from '../model/saved-model.ts'
 import { withoutUndefined } from '../runtime/session.ts'
+import { checked } from './encoder-options.ts'
+import { pathSchema } from './path-schema.ts'
+import { soundCatalogue, soundSettings } from './sound-catalogue.ts'
 
 /** Where an encoder runs: a matter of the machine, not of what it computes, so no saved model remembers it. */
 export interface EncoderPlace {
@@ -17,10 +19,7 @@ export interface EncoderPlace {
   readonly threads?: number
 }
 
-const absolutePath = (value: unknown, folder: string): unknown => (typeof value === 'string' ? resolve(folder, value) : value)
-
-/** A path in a run file: relative to that file. On the command line: relative to the working directory. */
-export const pathSchema = z.string().min(1).meta({ resolve: absolutePath })
+export { pathSchema } from './path-schema.ts'
 
 const onnxImageSettings = z.strictObject({
   model: pathSchema,
@@ -34,10 +33,27 @@ const onnxImageSettings = z.strictObject({
 })
 const mobilenetV2Settings = onnxImageSettings.pick({ model: true, output: true, preprocessing: true, batch: true, label: true }).partial()
 
+/** Of every family of {@link imageFamilies}. */
+const imageFamilySettings = z.strictObject({
+  model: pathSchema,
+  layer: z.union([z.literal('last'), z.int()]).optional(),
+  preprocessing: z.union([pathSchema, imagePreprocessingSchema]).optional(),
+  weights: z.enum(['safetensors', 'fp32', 'fp16', 'int8', 'uint8', 'q8', 'q4', 'q4f16', 'bnb4']).optional(),
+  prefixTokens: z.int().min(0).optional(),
+  batch: z.int().min(1).max(4096).optional(),
+  label: z.string().min(1).optional(),
+})
+
 /** What plain data may say to each encoder. */
 export const encoderSettings = {
   onnxImage: onnxImageSettings,
   mobilenetV2: mobilenetV2Settings,
+  clip: imageFamilySettings,
+  siglip: imageFamilySettings,
+  vit: imageFamilySettings,
+  dinov2: imageFamilySettings,
+  dinov3: imageFamilySettings,
+  ...soundSettings,
 } as const satisfies Record<keyof typeof encoders, z.ZodObject>
 
 /**
@@ -56,21 +72,18 @@ export function encoderCatalogue(place: EncoderPlace = {}): Catalogues['encoders
       const settings = withoutUndefined(checked('mobilenetV2', mobilenetV2Settings, options))
       return remembered('mobilenetV2', await mobilenetV2({ ...settings, ...place }), settings)
     },
+    clip: imageFamily('clip', place),
+    siglip: imageFamily('siglip', place),
+    vit: imageFamily('vit', place),
+    dinov2: imageFamily('dinov2', place),
+    dinov3: imageFamily('dinov3', place),
+    ...soundCatalogue(place),
   } satisfies Record<keyof typeof encoders, unknown>
 }
 
-function checked<S extends z.ZodType>(family: string, schema: S, options: unknown): z.output<S> {
-  const parsed = schema.safeParse(options)
-  if (parsed.success) return parsed.data
-  const [issue] = parsed.error.issues
-  const path = issue?.code === 'unrecognized_keys' ? [...issue.path, ...issue.keys.slice(0, 1)] : (issue?.path ?? [])
-  throw new ModalignError({
-    code: 'ENCODER_OPTIONS',
-    file: family,
-    field: `/${path.join('/')}`,
-    got: issue?.message,
-    expected: `options of ${family}`,
-  })
+/** These remember all by themselves how to be made again. */
+function imageFamily(name: keyof typeof imageFamilies, place: EncoderPlace): (options: unknown) => Promise<Encoder<'image'>> {
+  return async (options) => imageFamilies[name]({ ...withoutUndefined(checked(name, imageFamilySettings, options)), ...place })
 }
 
 /** Preprocessing that a file described is remembered as data: the file may be gone when the model is loaded. */
@@ -97,6 +110,7 @@ export function withRecipe(encoder: Encoder<'image'>, recipe: NonNullable<Encode
     grid: (input) => encoder.grid(input),
     preprocess: (input) => encoder.preprocess(input),
     encode: (inputs, options) => encoder.encode(inputs, options),
+    ...(encoder.graph !== undefined && { graph: encoder.graph }),
     dispose: () => encoder.dispose(),
   }
 }
