@@ -1,13 +1,15 @@
 /** SmolLM2-135M's shape with random weights, in a safetensors file of its own. */
 import { join } from 'node:path'
+import { blockQuantised } from '../../src/graph/composites/block-quantised.ts'
 import { size } from '../../src/graph/dim.ts'
-import { input, weight } from '../../src/graph/tensor.ts'
+import { input, type Tensor, weight } from '../../src/graph/tensor.ts'
 import { checkpointWeights } from '../../src/llm/checkpoint-weights.ts'
 import type { Decoder } from '../../src/llm/decoder.ts'
 import { llama, llamaConfig } from '../../src/llm/families/llama.ts'
-import { elementCount, float32Tensor } from '../../src/tensors.ts'
-import { openCheckpoint } from '../../src/weights/checkpoint.ts'
-import { type TensorToWrite, writeSafetensors } from '../../src/weights/safetensors.ts'
+import { elementCount, float32Tensor, type TensorValue } from '../../src/tensors.ts'
+import { type Checkpoint, openCheckpoint } from '../../src/weights/checkpoint.ts'
+import { toFloat32 } from '../../src/weights/float16.ts'
+import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../src/weights/safetensors.ts'
 
 export const smollm2 = llamaConfig.parse({
   model_type: 'llama',
@@ -37,6 +39,80 @@ export async function randomSmollm2(folder: string): Promise<Decoder> {
   )
   await writeSafetensors(join(folder, 'model.safetensors'), tensors)
   return llama(smollm2, checkpointWeights(await openCheckpoint(folder)))
+}
+
+const blockSize = 32
+
+/**
+ * The same weights in blocks of 4 bits with a scale and a minimum each, as Q4_1 has them. `folder` is where {@link randomSmollm2} wrote; norms stay what they are.
+ *
+ * @returns the decoder and the bytes of its matrices.
+ */
+export async function quantisedSmollm2(folder: string, target: string): Promise<{ readonly decoder: Decoder; readonly bytes: number }> {
+  const source = await openSafetensors(join(folder, 'model.safetensors'))
+  const tensors: TensorToWrite[] = []
+  for (const [name, { shape }] of source.tensors) {
+    if (shape.length !== 2) continue
+    const [rows = 0, columns = 0] = shape
+    const blocks = columns / blockSize
+    const part = (suffix: string, dims: readonly number[], pick: (made: QuantisedBlocks) => TensorValue): TensorToWrite => ({
+      name: `${name}.${suffix}`,
+      dtype: suffix === 'packed' ? 'uint8' : 'float32',
+      dims,
+      load: async () => pick(quantise(toFloat32(await source.read(name)))),
+    })
+    tensors.push(
+      part('packed', [rows, blocks, blockSize / 2], ({ packed }) => ({
+        dtype: 'uint8',
+        dims: [rows, blocks, blockSize / 2],
+        data: packed,
+      })),
+      part('scales', [rows, blocks], ({ scales }) => float32Tensor(scales, [rows, blocks])),
+      part('minimums', [rows, blocks], ({ minimums }) => float32Tensor(minimums, [rows, blocks])),
+    )
+  }
+  await writeSafetensors(join(target, 'model.safetensors'), tensors)
+  const [plain, parts] = [checkpointWeights(await openCheckpoint(folder)), await openCheckpoint(target)]
+  const known = new Map<string, Tensor>()
+  const decoder = llama(smollm2, (name, shape) => {
+    const tensor = known.get(name) ?? (shape.length === 2 ? inBlocks(parts, name) : plain(name, shape))
+    known.set(name, tensor)
+    return tensor
+  })
+  return { decoder, bytes: [...parts.tensors.values()].reduce((sum, { byteLength }) => sum + byteLength, 0) }
+}
+
+function inBlocks(checkpoint: Checkpoint, name: string): Tensor {
+  const part = (suffix: string): Tensor => {
+    const { file, dtype, shape, offset, byteLength } = checkpoint.tensor(`${name}.${suffix}`)
+    return weight(`${name}.${suffix}`, dtype, shape, { kind: 'file', file, offset, byteLength })
+  }
+  return blockQuantised({ packed: part('packed'), scales: part('scales'), minimums: part('minimums'), bits: 4 })
+}
+
+interface QuantisedBlocks {
+  readonly packed: Uint8Array
+  readonly scales: Float32Array
+  readonly minimums: Float32Array
+}
+
+/** value = (q - 8) scale + minimum: sixteen steps from the least to the greatest of each block. */
+function quantise(values: Float32Array): QuantisedBlocks {
+  const blocks = values.length / blockSize
+  const made = { packed: new Uint8Array(values.length / 2), scales: new Float32Array(blocks), minimums: new Float32Array(blocks) }
+  for (let block = 0; block < blocks; block++) {
+    const own = values.subarray(block * blockSize, (block + 1) * blockSize)
+    const [least, greatest] = [Math.min(...own), Math.max(...own)]
+    const scale = (greatest - least) / 15
+    made.scales[block] = scale
+    made.minimums[block] = least + 8 * scale
+    for (const [index, value] of own.entries()) {
+      const level = scale === 0 ? 0 : Math.round((value - least) / scale)
+      const at = (block * blockSize + index) >> 1
+      made.packed[at] = (made.packed[at] ?? 0) | (level << (4 * (index % 2)))
+    }
+  }
+  return made
 }
 
 /** Norms are 1; the rest uniform with deviation 0.02, cheaply: only its spread matters here. */

@@ -1,0 +1,145 @@
+/**
+ * Generation with SmolLM2-135M's shape and random weights, float32 and 4 bits (blocks of 32 with a minimum each, as Q4_1 has them), one row and eight, around 256 tokens
+ * of context: prompts and tokens a second as callers of the generator see them, beside what reading the weights and the cache alone would take.
+ */
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Decoder } from '../../src/llm/decoder.ts'
+import { generateTokens } from '../../src/llm/generation.ts'
+import type { GeneratorModel } from '../../src/llm/generation-cache.ts'
+import { cacheAbilities, generationGraph } from '../../src/llm/generation-graph.ts'
+import { createSession } from '../../src/runtime/node.ts'
+import { withoutUndefined } from '../../src/runtime/session.ts'
+import { type Bandwidth, openBandwidth } from './bandwidth.ts'
+import { quantisedSmollm2, randomSmollm2, smollm2 } from './smollm2.ts'
+
+const context = 256
+const tokens = 24
+/** A speed is that of the best so many tokens in a row: others use the machine, too. */
+const window = 4
+const rounds = 3
+
+export interface GenerateFigures extends Readonly<Record<string, number>> {
+  readonly threads: number
+  readonly bandwidthGBs: number
+  /** float32, one row: the bound's seconds over the measured ones. */
+  readonly ratioToBandwidth: number
+  /** Tokens a second at 4 bits over float32, one row. */
+  readonly ratio4Bit: number
+  /** Tokens a second of eight rows over one, float32 and 4 bits. */
+  readonly ratioBatch8: number
+  readonly ratioBatch8At4Bit: number
+}
+
+export async function benchGenerate(): Promise<GenerateFigures> {
+  const folder = await mkdtemp(join(tmpdir(), 'modalign-bench-'))
+  // What ONNX Runtime takes by itself: the physical cores.
+  const threads = Math.min(availableParallelism(), 16)
+  try {
+    await using bandwidth = await openBandwidth(threads)
+    const full = await randomSmollm2(folder)
+    const blocks = join(folder, 'blocks')
+    await mkdir(blocks)
+    const small = await quantisedSmollm2(folder, blocks)
+    const single = await measured(full, weightBytes(), threads, bandwidth)
+    const quantised = await measured(small.decoder, small.bytes, threads, bandwidth)
+    const rate = await bandwidth.measure()
+    const ratio = ({ bytes, seconds }: Speed): number => bytes / rate / seconds
+    return {
+      threads,
+      bandwidthGBs: rate / 1e9,
+      ...figures('fp32', single, ratio),
+      ...figures('q4', quantised, ratio),
+      ratioToBandwidth: ratio(single.one),
+      ratio4Bit: single.one.seconds / quantised.one.seconds,
+      ratioBatch8: (8 * single.one.seconds) / single.eight.seconds,
+      ratioBatch8At4Bit: (8 * quantised.one.seconds) / quantised.eight.seconds,
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+interface Speed {
+  readonly batch: number
+  /** Of one step: a token for every row. */
+  readonly seconds: number
+  /** From the call to the first token of every row. */
+  readonly promptSeconds: number
+  /** That a step must read. */
+  readonly bytes: number
+}
+interface Speeds {
+  readonly one: Speed
+  readonly eight: Speed
+}
+
+function figures(name: string, { one, eight }: Speeds, ratio: (speed: Speed) => number): Readonly<Record<string, number>> {
+  return Object.fromEntries(
+    [one, eight].flatMap((speed) => {
+      const { batch, seconds, promptSeconds } = speed
+      const label = `${name}Batch${batch}`
+      return [
+        [`${label}PromptTokensPerSecond`, (batch * context) / promptSeconds],
+        [`${label}TokensPerSecond`, batch / seconds],
+        [`${label}RatioToBandwidth`, ratio(speed)],
+      ]
+    }),
+  )
+}
+
+async function measured(decoder: Decoder, bytes: number, threads: number, bandwidth: Bandwidth): Promise<Speeds> {
+  const lowered = generationGraph(decoder)
+  const { bytes: model, externalRoot, externalData } = lowered
+  await using session = await createSession(withoutUndefined({ bytes: model, externalRoot, externalData }), {
+    device: 'cpu',
+    threads,
+    memoryPattern: false,
+  })
+  const generator: GeneratorModel = { session, decoder, ...cacheAbilities(lowered, decoder, 'cpu') }
+  let [one, eight] = [await speed(generator, 1, bytes), await speed(generator, 8, bytes)]
+  for (let round = 1; round < rounds; round++) {
+    await bandwidth.measure()
+    one = faster(one, await speed(generator, 1, bytes))
+    eight = faster(eight, await speed(generator, 8, bytes))
+  }
+  return { one, eight }
+}
+
+function faster(a: Speed, b: Speed): Speed {
+  return { ...a, seconds: Math.min(a.seconds, b.seconds), promptSeconds: Math.min(a.promptSeconds, b.promptSeconds) }
+}
+
+async function speed(model: GeneratorModel, batch: number, weights: number): Promise<Speed> {
+  const requests = Array.from({ length: batch }, (_, row) => ({
+    ids: Array.from({ length: context - tokens / 2 }, (_, place) => (place * 7919 + (row + 1) * 104_729) % smollm2.vocab_size),
+  }))
+  const started = performance.now()
+  const times: number[] = []
+  for await (const event of generateTokens(model, requests, { maxNewTokens: tokens, stopTokenIds: [], draw: () => 0 }))
+    if (event.type === 'token' && event.row === batch - 1) times.push(performance.now())
+  const [first = started] = times
+  const spans = times.slice(window).map((time, index) => time - (times[index] ?? 0))
+  const { layers, kvHeads, headDim } = model.decoder
+  return {
+    batch,
+    seconds: Math.min(...spans) / window / 1000,
+    promptSeconds: (((first - started) / 1000) * context) / (context - tokens / 2),
+    bytes: weights + batch * layers * 2 * kvHeads * headDim * context * Float32Array.BYTES_PER_ELEMENT,
+  }
+}
+
+/** Every matrix is read once a step; of the tied embeddings that is the head's part. */
+function weightBytes(): number {
+  const {
+    hidden_size: width,
+    intermediate_size: inner,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    vocab_size: vocabulary,
+  } = smollm2
+  const kvWidth = (width / heads) * (smollm2.num_key_value_heads ?? heads)
+  const values = layers * (2 * width * width + 2 * width * kvWidth + 3 * width * inner + 2 * width) + vocabulary * width + width
+  return values * Float32Array.BYTES_PER_ELEMENT
+}
