@@ -23,6 +23,8 @@ export interface CausalDecoderParts {
   readonly kvHeads: number
   readonly headDim: number
   readonly maxPositions: number
+  /** See `Decoder.longAfter`. */
+  readonly longAfter?: number | undefined
   /** What comes before the first layer: learned positions, norms. Default: nothing. */
   readonly before?: (inputsEmbeds: Tensor, positions: Tensor) => Tensor
   /** One layer: x [batch, tokens, channels] -> the same shape. It calls `attend` once. */
@@ -32,7 +34,7 @@ export interface CausalDecoderParts {
 }
 
 export function causalDecoder(parts: CausalDecoderParts): Decoder {
-  const { weights, hiddenSize, vocabularySize, layers, kvHeads, headDim, maxPositions, embeddingScale, logitSoftcap } = parts
+  const { weights, hiddenSize, vocabularySize, layers, kvHeads, headDim, maxPositions, longAfter, embeddingScale, logitSoftcap } = parts
   const table = weights.tensor(parts.embeddings, [vocabularySize, hiddenSize])
   return {
     embeddingsName: weights.stored(parts.embeddings),
@@ -51,6 +53,7 @@ export function causalDecoder(parts: CausalDecoderParts): Decoder {
     },
     head: parts.head === undefined ? table : weights.tensor(parts.head, [vocabularySize, hiddenSize]),
     ...(embeddingScale === undefined ? {} : { embeddingScale }),
+    ...(longAfter === undefined ? {} : { longAfter }),
     ...(logitSoftcap === undefined ? {} : { logitSoftcap }),
   }
 }

@@ -137,6 +137,8 @@ export interface Decoder {
   readonly kvHeads: number
   readonly headDim: number
   readonly maxPositions: number
+  /** Sequences of more tokens than this have other rotary angles, from their first token on: what a cache holds of a row that grows beyond it must be read again. */
+  readonly longAfter?: number
   /** Encoder-decoders: `decode` needs `source`. */
   readonly hasEncoder?: boolean
   /** ids int64 [...] -> [..., hiddenSize]. */

@@ -124,6 +124,7 @@ export function gatedDecoder(config: GatedConfig, lookup: WeightLookup, options:
     kvHeads,
     headDim,
     maxPositions,
+    longAfter: rotary.long?.after,
     layer(x, index, attend) {
       const name = `model.layers.${index}`
       const own = `${name}.self_attn`

@@ -3,11 +3,12 @@ import type { Session } from '../runtime/session.ts'
 import { float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { Decoder } from './decoder.ts'
 import { cacheNames, generationInputs } from './generation-graph.ts'
+import { slice } from './generation-prefix.ts'
 import { continuedSourceFeeds, sourceFeeds } from './source-tokens.ts'
 
 export interface GeneratorModel {
   readonly session: Session
-  readonly decoder: Pick<Decoder, 'layers' | 'kvHeads' | 'headDim' | 'hiddenSize' | 'maxPositions' | 'hasEncoder'>
+  readonly decoder: Pick<Decoder, 'layers' | 'kvHeads' | 'headDim' | 'hiddenSize' | 'maxPositions' | 'hasEncoder' | 'longAfter'>
   /** The graph writes the cache where it lies: see `writesCacheInPlace`. Default false: every call gives a longer one. */
   readonly inPlace?: boolean
   /** Calls may add several tokens to a row that has some. Default false: only whole prompts are read, and single tokens added. */
@@ -42,6 +43,8 @@ export class CacheRows {
   #lengths: readonly number[] = []
   /** Tokens of the source, where the model has an encoder. */
   #sources: readonly number[] = []
+  /** What each row has read, where it may have to be read again: see `Decoder.longAfter`. */
+  #read: readonly Tokens[] = []
   /** Places that each row has room for, where the cache is written in place. */
   #capacity = 0
 
@@ -72,6 +75,7 @@ export class CacheRows {
     )
     this.#lengths = prompts.map(() => 0)
     this.#sources = prompts.map(({ ids }) => ids.length)
+    this.#read = prompts.map(() => ({ ids: [] }))
     return this.#run(prompts, signal)
   }
 
@@ -83,11 +87,30 @@ export class CacheRows {
   }
 
   /** Adds one token to every row. */
-  append(ids: readonly number[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
-    return this.#run(
+  async append(ids: readonly number[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
+    const { longAfter } = this.#model.decoder
+    const turning = this.#lengths.flatMap((length, row) => (length === longAfter ? [row] : []))
+    const logits = await this.#run(
       ids.map((id) => ({ ids: [id] })),
       signal,
     )
+    return turning.length === 0 ? logits : this.#readAgain(turning, logits, signal)
+  }
+
+  /** Rows that have just become longer than `longAfter`: all of their tokens have other angles now. */
+  async #readAgain(turning: readonly number[], logits: readonly Float32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
+    const again = new CacheRows(this.#model)
+    const fresh = await again.read(
+      turning.map((row) => this.#read[row] ?? { ids: [] }),
+      0,
+      signal,
+    )
+    await this.arrange(
+      this.#lengths.map((_, row) => (turning.includes(row) ? { from: again, row: turning.indexOf(row) } : { from: this, row })),
+      1,
+    )
+    await again.clear()
+    return logits.map((own, row) => fresh[turning.indexOf(row)] ?? own)
   }
 
   /** Puts this batch together anew, out of rows of any batches of the session. A row that stays where it is costs nothing. */
@@ -95,6 +118,8 @@ export class CacheRows {
     const lengths = rows.map(({ from, row, length }) => Math.min(from.#lengths[row] ?? 0, length ?? Number.POSITIVE_INFINITY))
     this.#sources = rows.map(({ from, row }) => from.#sources[row] ?? 0)
     const { inPlace = false, decoder } = this.#model
+    if (decoder.longAfter !== undefined)
+      this.#read = rows.map(({ from, row }, index) => slice(from.#read[row] ?? { ids: [] }, 0, lengths[index] ?? 0, decoder.hiddenSize))
     const needed = Math.max(0, ...lengths) + room
     if (inPlace) this.#capacity = this.#capacity >= needed ? this.#capacity : this.#rounded(needed)
     // An encoder's part of the cache has lengths of its own: all of it is kept.
@@ -109,7 +134,7 @@ export class CacheRows {
 
   /** Gives the memory back. */
   async clear(): Promise<void> {
-    ;[this.#lengths, this.#sources, this.#capacity] = [[], [], 0]
+    ;[this.#lengths, this.#sources, this.#read, this.#capacity] = [[], [], [], 0]
     await this.#model.session.setCarried({}, this.#set)
   }
 
@@ -130,6 +155,7 @@ export class CacheRows {
     )
     if (logits?.dtype !== 'float32') throw new Error('internal: logits are float32')
     this.#lengths = this.#lengths.map((length, row) => length + (rows[row]?.ids.length ?? 0))
+    if (decoder.longAfter !== undefined) this.#read = rows.map((own, row) => together(this.#read[row], own))
     const { data } = logits
     const width = data.length / rows.length
     return rows.map((_, row) => data.subarray(row * width, (row + 1) * width))
@@ -147,6 +173,20 @@ export class CacheRows {
       this.#lengths.map((places, row) => ({ set: this.#set, row, places })),
       this.#capacity,
     )
+  }
+}
+
+/** One sequence after another. */
+function together(first: Tokens = { ids: [] }, { ids, media }: Tokens): Tokens {
+  const both = [first.media, media].filter((one) => one !== undefined)
+  return {
+    ids: [...Array.from(first.ids), ...Array.from(ids)],
+    ...(both.length > 0 && {
+      media: joined(
+        both,
+        both.reduce((sum, { length }) => sum + length, 0),
+      ),
+    }),
   }
 }
 

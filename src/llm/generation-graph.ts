@@ -85,11 +85,13 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
 /** What a generation's session can do with its cache: see `GeneratorModel`. */
 export function cacheAbilities(
   { model }: LoweredModel,
-  { hasEncoder }: Pick<Decoder, 'hasEncoder'>,
+  { hasEncoder, longAfter }: Pick<Decoder, 'hasEncoder' | 'longAfter'>,
   device: Device,
 ): { readonly inPlace: boolean; readonly continues: boolean } {
   const cpu = device === 'cpu'
-  return { inPlace: cpu && writesCacheInPlace(model), continues: (cpu || device === 'wasm') && hasEncoder !== true }
+  // Pieces of one prompt must have the angles of the whole.
+  const inPieces = hasEncoder !== true && longAfter === undefined
+  return { inPlace: cpu && writesCacheInPlace(model), continues: (cpu || device === 'wasm') && inPieces }
 }
 
 /** Whether all of the cache is GroupQueryAttention's, which writes new tokens where the old ones lie if the output's memory is the input's. */

@@ -54,6 +54,7 @@ export function phi3(config: Phi3Config, lookup: WeightLookup): Decoder {
     kvHeads,
     headDim,
     maxPositions,
+    longAfter: rotary.long?.after,
     layer(x, index, attend) {
       const name = `model.layers.${index}`
       const h = weights.rmsNorm(x, `${name}.input_layernorm`, { epsilon })
