@@ -99,13 +99,13 @@ test('where nothing stands in the picture’s place, the model says so', () => {
 })
 
 test('a sample keeps the description apart from the question, with a line break between', () => {
-  expect(corpusSample({ id: 'x', description: '🦉', turns: [{ question: 'What is this?', answer: 'owl' }] })).toEqual({
+  expect(corpusSample({ id: 'x', description: 'owl', turns: [{ question: 'What is this?', answer: 'owl' }] })).toEqual({
     id: 'x',
     turns: [
       {
         role: 'user',
         content: [
-          { type: 'text', text: '🦉' },
+          { type: 'text', text: 'owl' },
           { type: 'text', text: '\nWhat is this?' },
         ],
       },
@@ -114,7 +114,7 @@ test('a sample keeps the description apart from the question, with a line break 
   })
 })
 
-test('the tokenizer’s text holds every name and every character', () => {
+test('the tokenizer’s text holds every name', () => {
   const lines = new Set([...tokenizerCorpus(concepts)].flatMap((text) => text.split('\n')))
-  expect(concepts.filter(({ name, character }) => !lines.has(name) || !lines.has(character))).toEqual([])
+  expect(concepts.filter(({ name }) => !lines.has(name))).toEqual([])
 })

@@ -1,6 +1,6 @@
 /**
  * The text on which the tiny language model is trained. It sees no picture: where a picture would stand in a conversation, a short text stands that says what the picture
- * would show (an emoji character, a name, tags), and the model learns to read what stands there and answer.
+ * would show (a name, sometimes with tags), and the model learns to read what stands there and answer.
  */
 import type { Sample, Turn } from '../../src/model/contracts.ts'
 import type { Concept } from './drawings.ts'
@@ -45,11 +45,9 @@ function shuffled<T>(random: () => number, items: readonly T[]): T[] {
   return result
 }
 
-/** What stands in the picture's place: mostly the character, which is one token; sometimes the name, sometimes tags. */
+/** What stands in the picture's place: mostly the name, which is one token; sometimes tags with it. */
 function describe(concept: Concept, random: () => number, words: ReadonlySet<string>): string {
-  const form = random()
-  if (form < 0.7) return concept.character
-  if (form < 0.85) return concept.name
+  if (random() < 0.85) return concept.name
   const tags = shuffled(
     random,
     concept.tags.filter((tag) => words.has(tag)),
@@ -65,8 +63,7 @@ function conversationAbout(
 ): Omit<CorpusConversation, 'id'> {
   const form = random()
   if (form < 0.03) return { turns: [{ question: `What group is ${concept.name} in?`, answer: concept.group }] }
-  if (form < 0.06) return { turns: [{ question: `Write the emoji for ${concept.name}.`, answer: concept.character }] }
-  if (form < 0.07) return { turns: [{ question: nameQuestion, answer: noPictureAnswer }] }
+  if (form < 0.04) return { turns: [{ question: nameQuestion, answer: noPictureAnswer }] }
   const kinds: [QuestionKind, ...QuestionKind[]] = ['group', 'kind', 'word', ...predicateKinds]
   const turns: QuestionAnswer[] = []
   const count = random() < 0.6 ? 1 : 2
@@ -82,7 +79,7 @@ function conversationAbout(
  *
  * @example
  * const [first] = [...languageCorpus(concepts, { seed: 1, epochs: 1 })]
- * // { id: 'corpus/0/1f431', description: '🐱 🐱', turns: [{ question: 'What is this?', answer: 'cat face' }] }
+ * // { id: 'corpus/0/1f431', description: 'cat face', turns: [{ question: 'What is this?', answer: 'cat face' }] }
  */
 export function* languageCorpus(concepts: readonly Concept[], { seed = 1, epochs = 1 }: CorpusOptions = {}): Generator<CorpusConversation> {
   const words = commonTags(concepts)
@@ -115,14 +112,14 @@ export function corpusSample({ id, description, turns }: CorpusConversation): Sa
   return { id, turns: messages }
 }
 
-/** How often the tokenizer's text repeats each emoji character and each role's name: often enough that each becomes one token. */
+/** How often the tokenizer's text repeats each name and each role's name: often enough that each becomes one token. */
 const tokenRepeats = 64
 
-/** Plain text for training the tokenizer: every character, name, group and tag, the roles' names, and the corpus's own conversations. */
+/** Plain text for training the tokenizer: every name, group and tag, the roles' names, and the corpus's own conversations. */
 export function* tokenizerCorpus(concepts: readonly Concept[], options: CorpusOptions = {}): Generator<string> {
-  for (const { character, name, group, subgroup } of concepts) {
-    yield `${character}\n`.repeat(tokenRepeats)
-    yield `${name}\n${group}\n${subgroup}`
+  for (const { name, group, subgroup } of concepts) {
+    yield `${name}\n`.repeat(tokenRepeats)
+    yield `${group}\n${subgroup}`
     yield 'system\nuser\nassistant'
   }
   for (const { description, turns } of languageCorpus(concepts, options)) {

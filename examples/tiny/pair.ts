@@ -24,9 +24,9 @@ export function pairFile(name: string): string {
 
 /** How the pair's projector is tuned. */
 export const tuning = {
-  epochs: 3,
+  epochs: 6,
   batchSize: 64,
-  learningRate: 2e-3,
+  learningRate: 7e-4,
   warmupRatio: 0.05,
   optimizer: { name: 'adamw', weightDecay: 0.05 },
   checkpointEvery: 0,

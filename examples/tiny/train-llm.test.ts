@@ -6,7 +6,9 @@ import { recipe, tinyTokenizer, trainLanguageModel } from './train-llm.ts'
 const folder = new URL('./llm/', import.meta.url)
 const replayed = process.env.MODALIGN_LONG === '1' ? 100 : 6
 
-async function committedLog(): Promise<readonly { readonly step: number; readonly loss: number; readonly gradientNorm: number }[]> {
+async function committedLog(): Promise<
+  readonly { readonly step: number; readonly loss: number; readonly gradientNorm: number; readonly nameLoss?: number }[]
+> {
   const text = await readFile(new URL('training-log.jsonl', folder), 'utf8')
   return text
     .trim()
@@ -14,10 +16,11 @@ async function committedLog(): Promise<readonly { readonly step: number; readonl
     .map((line) => JSON.parse(line))
 }
 
-test('the committed log is of the whole recipe, and its loss fell', async () => {
+test('the committed log is of the whole recipe, and the model learnt to read names', async () => {
   const log = await committedLog()
   expect(log.map(({ step }) => step)).toEqual(Array.from({ length: recipe.steps }, (_, index) => index + 1))
-  expect(log.at(-1)?.loss).toBeLessThan(0.2)
+  // Of clean names: no model can be sure of mixtures.
+  expect(log.at(-1)?.nameLoss).toBeLessThan(0.01)
 })
 
 test('training the language model again repeats its committed log', { timeout: 600_000 }, async () => {

@@ -10,23 +10,16 @@ import { linearCrossEntropy } from '../../src/graph/composites/cross-entropy.ts'
 import { size } from '../../src/graph/dim.ts'
 import { gradients } from '../../src/graph/gradients.ts'
 import { initialValues } from '../../src/graph/initial-values.ts'
-import { add } from '../../src/graph/operators/add.ts'
 import { gatherNd } from '../../src/graph/operators/gather-nd.ts'
-import { mul } from '../../src/graph/operators/mul.ts'
-import { reduceMean } from '../../src/graph/operators/reduce-mean.ts'
 import { scatterNd } from '../../src/graph/operators/scatter-nd.ts'
-import { sqrt } from '../../src/graph/operators/sqrt.ts'
-import { sub } from '../../src/graph/operators/sub.ts'
-import type { Trainables } from '../../src/graph/parameters.ts'
-import { filled, normal, type Parameter, ParameterScope } from '../../src/graph/parameters.ts'
+import { filled, normal, type Parameter, ParameterScope, type Trainables } from '../../src/graph/parameters.ts'
 import { input, type Tensor } from '../../src/graph/tensor.ts'
 import { writeFileAtomic } from '../../src/io/atomic.ts'
 import type { WeightLookup } from '../../src/llm/decoder.ts'
 import { llama, llamaConfig } from '../../src/llm/families/llama.ts'
 import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
-import { permutation, randomStream } from '../../src/random.ts'
+import { permutation } from '../../src/random.ts'
 import { createLocalSession } from '../../src/runtime/local.ts'
-import { int64Tensor, type NamedTensors } from '../../src/tensors.ts'
 import { type ChatTemplate, createChatTemplate } from '../../src/text/chat-template.ts'
 import { type LabelledIds, labelSpans } from '../../src/text/label-spans.ts'
 import { createTokenizer, type Tokenizer } from '../../src/text/tokenizer.ts'
@@ -40,36 +33,41 @@ import { writeSafetensors } from '../../src/weights/safetensors.ts'
 import { type Concept, readConcepts } from './drawings.ts'
 import { nameQuestion } from './drawings-questions.ts'
 import { corpusSample, languageCorpus, tokenizerCorpus } from './language-corpus.ts'
+import { cleanStandIns, drawStandIns, standIns } from './stand-ins.ts'
 import { trainByteLevelBpe } from './train-tokenizer.ts'
 
 /** Everything that decides the result. */
 export const recipe = {
   seed: 1,
-  vocabularySize: 4608,
+  vocabularySize: 5200,
   hiddenSize: 512,
-  intermediateSize: 512,
+  intermediateSize: 256,
   layers: 2,
   heads: 8,
-  kvHeads: 2,
+  kvHeads: 8,
   maxPositions: 256,
-  batchSize: 48,
-  steps: 2000,
-  learningRate: 1.5e-3,
-  warmupSteps: 100,
+  batchSize: 64,
+  steps: 600,
+  learningRate: 7e-4,
+  warmupSteps: 50,
   floor: 0.02,
   weightDecay: 0.01,
   betas: [0.9, 0.95],
   maxGradientNorm: 1,
-  /** Standard deviation of the embeddings' first values. */
-  embeddingDeviation: 0.02,
-  /**
-   * A projector's output is never exactly an embedding: the token that stands for a picture is mixed with another picture's (half of the time, with up to this weight),
-   * and noise of up to this many times its own size is added. Both grow from nothing between two steps, once reading has been learnt.
-   */
-  mixing: 0.45,
-  noise: 3,
-  disturbedFrom: 300,
-  disturbedFully: 900,
+  /** Standard deviation of the embeddings' first values: large beside what the blocks add, so that what stands for a picture is still there in the last layer. */
+  embeddingDeviation: 0.25,
+  /** First gain of the last norm, which with the tied head settles how sharply the model decides. */
+  headGain: 0.06,
+  /** First gain of what blocks add to the residual stream. */
+  blockGain: 0.2,
+  /** First gain of values and of outputs in the last layer's attention, which begins by copying. */
+  copyGain: 2,
+  /** What stands for pictures: see stand-ins.ts. */
+  sharpness: 15,
+  noise: 2,
+  clean: 0.3,
+  mixedFrom: 80,
+  mixedFully: 160,
 } as const
 
 /** ChatML, as SmolLM2 writes it, without a default system turn. */
@@ -77,17 +75,6 @@ export const chatTemplate =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
 const folder = fileURLToPath(new URL('./llm/', import.meta.url))
-const disturbanceInputs = {
-  /** int64 [pictures, 2]: batch row and place of the tokens that stand for pictures. */
-  rows: 'pictures.rows',
-  /** int64 [pictures]: the tokens mixed in. */
-  others: 'pictures.others',
-  /** float32 [pictures, 1]: their weights. */
-  weights: 'pictures.weights',
-  /** float32 [pictures, hiddenSize], in units of the embedding's own size. */
-  noise: 'pictures.noise',
-} as const
-
 export function config() {
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, vocabularySize, maxPositions } = recipe
   return {
@@ -116,36 +103,34 @@ interface LanguageGraph {
   readonly parameters: readonly Parameter[]
 }
 
-/** Loss and gradients of every weight. The embeddings at the places that stand for pictures are disturbed. */
+/** Loss and gradients of every weight. What stands for pictures is mixed of names. */
 function languageGraph(headChunks: number): LanguageGraph {
   const scope = new ParameterScope()
   const declared = new Map<string, Tensor>()
-  const { embeddingDeviation, layers } = recipe
-  // Norms start at 1, embeddings small; other matrices by their input width, and those that write to the residual stream smaller with depth (Radford et al. 2019).
+  const { embeddingDeviation } = recipe
+  // Norms start at 1; matrices by their input width, those that write to the residual stream smaller.
   const weight: WeightLookup = (name, shape) => {
     const known = declared.get(name)
     if (known !== undefined) return known
     const [, width = 1] = shape
     const deviation = name.includes('embed_tokens')
       ? embeddingDeviation
-      : 0.7 / Math.sqrt(width) / (/(o_proj|down_proj)/.test(name) ? Math.sqrt(2 * layers) : 1)
-    const tensor = scope.parameter(name, shape, shape.length === 1 ? filled(1) : normal(deviation))
+      : (0.7 / Math.sqrt(width)) * (/(o_proj|down_proj)/.test(name) ? recipe.blockGain : 1)
+    const tensor = scope.parameter(
+      name,
+      shape,
+      shape.length === 1 ? filled(name === 'model.norm.weight' ? recipe.headGain : 1) : normal(deviation),
+    )
     declared.set(name, tensor)
     return tensor
   }
   const decoder = llama(llamaConfig.parse(config()), weight)
-  const [batch, tokens, rows, pictures] = [size('batch'), size('tokens'), size('rows'), size('pictures')]
+  const [batch, tokens, rows] = [size('batch'), size('tokens'), size('rows')]
   const ids = input(stepInputs.ids, 'int64', [batch, tokens])
   const positions = input(stepInputs.positions, 'int64', [batch, tokens])
   const embeds = decoder.embed(ids)
-  const rowsOfPictures = input(disturbanceInputs.rows, 'int64', [pictures, 2])
-  const clean = gatherNd(embeds, rowsOfPictures)
-  const others = decoder.embed(input(disturbanceInputs.others, 'int64', [pictures]))
-  const share = input(disturbanceInputs.weights, 'float32', [pictures, 1])
-  const ownSize = sqrt(add(reduceMean(mul(clean, clean), [-1], { keepdims: true }), 1e-12))
-  const noise = mul(input(disturbanceInputs.noise, 'float32', [pictures, recipe.hiddenSize]), ownSize)
-  const disturbed = add(add(mul(clean, sub(1, share)), mul(others, share)), noise)
-  const { hidden } = decoder.decode(scatterNd(embeds, rowsOfPictures, disturbed), { positions })
+  const pictures = standIns(decoder.embed, recipe.hiddenSize)
+  const { hidden } = decoder.decode(scatterNd(embeds, pictures.rows, pictures.vectors), { positions })
   const supervised = gatherNd(hidden, input(stepInputs.supervisedRows, 'int64', [headChunks, rows, 2]))
   const labels = input(stepInputs.labels, 'int64', [headChunks, rows])
   const { sum } = linearCrossEntropy(supervised, decoder.head, labels, input(stepInputs.rowWeights, 'float32', [headChunks, rows]))
@@ -191,7 +176,7 @@ export async function* trainLanguageModel(
   )
   const { weightDecay, betas, maxGradientNorm } = recipe
   const trainables = initialValues(parameters, recipe.seed)
-  nameCharacters(trainables, concepts, tokenizer)
+  copyThrough(trainables, `model.layers.${recipe.layers - 1}.self_attn`)
   const trainer = new LocalTrainer({
     session,
     trainables,
@@ -201,7 +186,7 @@ export async function* trainLanguageModel(
   const rate = cosine({ peak: recipe.learningRate, warmupSteps: recipe.warmupSteps, totalSteps: recipe.steps, floor: recipe.floor })
   const groups = labelledGroups(concepts, tokenizer, template)
   let group: readonly Conversation[] = []
-  const characterIds = concepts.map(({ character }) => tokenizer.encodeText(character)).flatMap((ids) => (ids.length === 1 ? ids : []))
+  const nameIds = [...tokensOfNames(concepts, tokenizer).values()]
   const evaluation = nameQuestions(concepts, tokenizer, template, headChunks)
   for (let step = 0; step < steps; step++) {
     if (step % groupBatches === 0) group = groups.next().value ?? []
@@ -210,72 +195,60 @@ export async function* trainLanguageModel(
       items.map((item) => ({ ...item, features: [] })),
       { media: [], headChunks, lengthMultiple: 4 },
     )
-    await trainer.accumulate({ ...feeds, ...disturbance(items, step, characterIds) }, weight)
+    await trainer.accumulate(
+      { ...feeds, ...drawStandIns(step, { ...picturesOf(items), all: nameIds }, { ...recipe, width: recipe.hiddenSize }) },
+      weight,
+    )
     const update = await trainer.update(rate(step))
     yield { step: step + 1, ...update, ...((step + 1) % 100 === 0 && { nameLoss: await nameLoss(trainer, evaluation) }) }
   }
   return trainer
 }
 
-/** "What is this?" about every eighth concept, its character in the picture's place. */
+/** "What is this?" about every eighth concept, its name in the picture's place. */
 function nameQuestions(concepts: readonly Concept[], tokenizer: Tokenizer, template: ChatTemplate, headChunks: number): Batch {
   const items = concepts
     .filter((_, index) => index % 8 === 0)
-    .map(({ id, character, name }) => corpusSample({ id, description: character, turns: [{ question: nameQuestion, answer: name }] }))
+    .map(({ id, name }) => corpusSample({ id, description: name, turns: [{ question: nameQuestion, answer: name }] }))
     .map((sample) => ({ ...labelSpans(sample, { tokenizer, template, mediaTokens: () => 1 }), features: [] }))
   return collate(items, { media: [], headChunks, lengthMultiple: 4 })
 }
 
 async function nameLoss(trainer: LocalTrainer, { feeds, weight }: Batch): Promise<number> {
-  return (await trainer.loss({ ...feeds, ...disturbanceFeeds([], [], new Float32Array(0), new Float32Array(0)) })) / weight
+  return (await trainer.loss({ ...feeds, ...cleanStandIns([], [], recipe.hiddenSize) })) / weight
 }
 
-/** What is done to a batch's pictures at a step: a pure function of seed, step and place. */
-function disturbance(items: readonly Conversation[], step: number, characterIds: readonly number[]): NamedTensors {
-  const strength = Math.min(1, Math.max(0, (step - recipe.disturbedFrom) / (recipe.disturbedFully - recipe.disturbedFrom)))
-  const random = randomStream({ seed: recipe.seed, stream: `disturbance/${step}` })
-  const rows = items.flatMap(({ pictures }, row) => pictures.flatMap((place) => [row, place]))
-  const count = rows.length / 2
-  let drawn = 0
-  const others = Array.from({ length: count }, () => characterIds[random.integer(drawn++, characterIds.length)] ?? 0)
-  const weights = Float32Array.from({ length: count }, () =>
-    random.uniform(drawn++) < 0.5 ? strength * recipe.mixing * random.uniform(drawn++) : 0,
-  )
-  const noise = new Float32Array(count * recipe.hiddenSize)
-  for (let picture = 0; picture < count; picture++) {
-    const size = strength * recipe.noise * random.uniform(drawn++)
-    for (let channel = 0; channel < recipe.hiddenSize; channel++)
-      noise[picture * recipe.hiddenSize + channel] = size * random.normal(drawn++)
-  }
-  return disturbanceFeeds(rows, others, weights, noise)
-}
-
-function disturbanceFeeds(rows: readonly number[], others: readonly number[], weights: Float32Array, noise: Float32Array): NamedTensors {
-  const count = others.length
+/** Where the tokens that stand for pictures are, and what they are. */
+function picturesOf(items: readonly Conversation[]): { readonly rows: readonly number[]; readonly names: readonly number[] } {
   return {
-    [disturbanceInputs.rows]: int64Tensor(rows, [count, 2]),
-    [disturbanceInputs.others]: int64Tensor(others, [count]),
-    [disturbanceInputs.weights]: { dtype: 'float32', dims: [count, 1], data: weights },
-    [disturbanceInputs.noise]: { dtype: 'float32', dims: [count, recipe.hiddenSize], data: noise },
+    rows: items.flatMap(({ pictures }, row) => pictures.flatMap((place) => [row, place])),
+    names: items.flatMap(({ pictures, ids }) => pictures.map((place) => Number(ids[place]))),
   }
 }
 
 /**
- * A character's embedding begins as the sum of its name's: what stands for a picture starts out as its words laid over each other, which is what a projector can
- * learn to say of a picture too.
+ * Attention begins by copying what it looks at, channel by channel: with the tied head, a name looked at is then a name said, and a mixture of names says each as much as it
+ * holds of it. (Starting values near what training would come to, as Trockman and Kolter 2023 do.)
  */
-function nameCharacters(trainables: Trainables, concepts: readonly Concept[], tokenizer: Tokenizer): void {
-  const width = recipe.hiddenSize
-  const embeddings = trainables['model.embed_tokens.weight']?.data
-  if (embeddings === undefined) throw new Error('internal: no embeddings')
-  for (const { character, name } of concepts) {
-    const [id, ...others] = tokenizer.encodeText(character)
-    if (id === undefined || others.length > 0) continue
-    const words = tokenizer.encodeText(name)
-    for (let channel = 0; channel < width; channel++) {
-      embeddings[id * width + channel] = words.reduce((sum, word) => sum + (embeddings[word * width + channel] ?? 0), 0)
-    }
+function copyThrough(trainables: Trainables, name: string): void {
+  for (const part of ['v_proj', 'o_proj']) {
+    const matrix = trainables[`${name}.${part}.weight`]
+    if (matrix === undefined) throw new Error(`internal: no ${part}`)
+    const [rows = 0, columns = 0] = matrix.dims
+    matrix.data.fill(0)
+    for (let channel = 0; channel < Math.min(rows, columns); channel++) matrix.data[channel * columns + channel] = recipe.copyGain
   }
+}
+
+/** The token of each name. The tokenizer has seen every name often enough to make it one token. */
+function tokensOfNames(concepts: readonly Concept[], tokenizer: Tokenizer): ReadonlyMap<string, number> {
+  return new Map(
+    concepts.map(({ name }) => {
+      const [id, ...others] = tokenizer.encodeText(name)
+      if (id === undefined || others.length > 0) throw new Error(`internal: "${name}" is not one token`)
+      return [name, id]
+    }),
+  )
 }
 
 /** Batches whose conversations are sorted by length together. */
@@ -293,18 +266,12 @@ function* labelledGroups(
   tokenizer: Tokenizer,
   template: ChatTemplate,
 ): Generator<readonly Conversation[], undefined> {
-  const characterIds = new Set(
-    concepts.map(({ character }) => tokenizer.encodeText(character)).flatMap((ids) => (ids.length === 1 ? ids : [])),
-  )
+  const names = tokensOfNames(concepts, tokenizer)
   let group: Conversation[] = []
   for (const conversation of languageCorpus(concepts, { seed: recipe.seed, epochs: Number.MAX_SAFE_INTEGER })) {
     const labelled = labelSpans(corpusSample(conversation), { tokenizer, template, mediaTokens: () => 1 })
-    // The description stands before the first answer; a character there is the picture's stand-in.
-    const first = labelled.weights.findIndex((weight) => weight > 0)
-    const pictures =
-      conversation.description === undefined
-        ? []
-        : [...labelled.ids.subarray(0, first).entries()].filter(([, id]) => characterIds.has(id)).map(([place]) => place)
+    const standIn = conversation.description === undefined ? undefined : names.get(conversation.description)
+    const pictures = standIn === undefined ? [] : [labelled.ids.indexOf(standIn)]
     group.push({ ...labelled, pictures })
     if (group.length === groupBatches * recipe.batchSize) {
       yield group.sort((a, b) => a.ids.length - b.ids.length)
@@ -320,6 +287,7 @@ export async function tinyTokenizer(
   const bpe = trainByteLevelBpe(tokenizerCorpus(concepts, { seed: recipe.seed }), {
     vocabularySize: recipe.vocabularySize,
     specialTokens: ['<|endoftext|>', '<|im_start|>', '<|im_end|>'],
+    within: 'lines',
   })
   const tokenizerConfig = {
     tokenizer_class: 'PreTrainedTokenizerFast',

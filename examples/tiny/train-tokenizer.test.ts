@@ -17,6 +17,10 @@ test('learns the very file that Hugging Face tokenizers learns from the same cor
   expect(trainByteLevelBpe(corpus(), { vocabularySize: 900, specialTokens })).toEqual(fixture('byte-level.json'))
 })
 
+test('and the same of whole lines, whose merges cross spaces', () => {
+  expect(trainByteLevelBpe(corpus(), { vocabularySize: 600, specialTokens, within: 'lines' })).toEqual(fixture('byte-level-lines.json'))
+})
+
 test('the order of the corpus does not matter', () => {
   const options = { vocabularySize: 500, specialTokens }
   expect(trainByteLevelBpe(corpus().toReversed(), options)).toEqual(trainByteLevelBpe(corpus(), options))

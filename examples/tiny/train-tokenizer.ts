@@ -1,4 +1,4 @@
-/** Training of a byte-level BPE tokenizer, as GPT-2's: what the tiny demonstration language model reads and writes. */
+/** Training of a byte-level BPE tokenizer, as GPT-2's or over whole lines: what the tiny demonstration language model reads and writes. */
 import { ModalignError } from '../../src/errors.ts'
 
 export interface TrainingOptions {
@@ -6,6 +6,11 @@ export interface TrainingOptions {
   readonly vocabularySize: number
   /** Tokens that text never becomes by merging. They take the first ids, in this order. */
   readonly specialTokens: readonly string[]
+  /**
+   * What a merge never crosses. `words` (the default): GPT-2's words. `lines`: line breaks alone, so that an expression that occurs often enough becomes one token,
+   * spaces and all (superwords; Liu et al. 2025).
+   */
+  readonly within?: 'words' | 'lines'
 }
 
 interface AddedToken {
@@ -18,6 +23,20 @@ interface AddedToken {
   readonly special: boolean
 }
 
+interface ByteLevel {
+  readonly type: 'ByteLevel'
+  readonly add_prefix_space: false
+  readonly trim_offsets: true
+  readonly use_regex: boolean
+}
+
+interface LineSplit {
+  readonly type: 'Split'
+  readonly pattern: { readonly String: '\n' }
+  readonly behavior: 'Isolated'
+  readonly invert: false
+}
+
 /** A Hugging Face `tokenizer.json` of a byte-level BPE. */
 export interface ByteLevelBpe {
   readonly version: '1.0'
@@ -25,12 +44,7 @@ export interface ByteLevelBpe {
   readonly padding: null
   readonly added_tokens: readonly AddedToken[]
   readonly normalizer: null
-  readonly pre_tokenizer: {
-    readonly type: 'ByteLevel'
-    readonly add_prefix_space: false
-    readonly trim_offsets: true
-    readonly use_regex: true
-  }
+  readonly pre_tokenizer: ByteLevel | { readonly type: 'Sequence'; readonly pretokenizers: readonly [LineSplit, ByteLevel] }
   readonly post_processor: null
   readonly decoder: { readonly type: 'ByteLevel'; readonly add_prefix_space: true; readonly trim_offsets: true; readonly use_regex: true }
   readonly model: {
@@ -51,9 +65,10 @@ export interface ByteLevelBpe {
 const gpt2Words =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu
 
-function wordsOf(text: string): readonly string[] {
-  return text.match(gpt2Words) ?? []
-}
+const units = {
+  words: (text: string): readonly string[] => text.match(gpt2Words) ?? [],
+  lines: (text: string): readonly string[] => text.split(/(\n)/).filter((line) => line !== ''),
+} as const
 
 /** GPT-2's printable stand-ins: byte -> character. Printable Latin-1 bytes stand for themselves, the others for U+0100 and up. */
 function byteCharacters(): readonly string[] {
@@ -75,7 +90,10 @@ function byteCharacters(): readonly string[] {
  * const tokenizer = trainByteLevelBpe(['a cat', 'a cat and a hat'], { vocabularySize: 270, specialTokens: ['<|im_start|>', '<|im_end|>', '<|endoftext|>'] })
  * tokenizer.model.merges[0] // ['a', 't']
  */
-export function trainByteLevelBpe(corpus: Iterable<string>, { vocabularySize, specialTokens }: TrainingOptions): ByteLevelBpe {
+export function trainByteLevelBpe(
+  corpus: Iterable<string>,
+  { vocabularySize, specialTokens, within = 'words' }: TrainingOptions,
+): ByteLevelBpe {
   const smallest = 256 + specialTokens.length
   if (!Number.isInteger(vocabularySize) || vocabularySize < smallest || vocabularySize > 0xfffff) {
     throw new ModalignError({
@@ -85,7 +103,7 @@ export function trainByteLevelBpe(corpus: Iterable<string>, { vocabularySize, sp
       expected: `an integer of at least ${smallest} (256 bytes and ${specialTokens.length} special tokens)`,
     })
   }
-  const badToken = specialTokens.findIndex((token, i) => wordsOf(token).length < 2 || specialTokens.indexOf(token) !== i)
+  const badToken = specialTokens.findIndex((token, i) => units.words(token).length < 2 || specialTokens.indexOf(token) !== i)
   if (badToken >= 0) {
     throw new ModalignError({
       code: 'TOKENIZER_TRAINING_OPTIONS',
@@ -99,7 +117,7 @@ export function trainByteLevelBpe(corpus: Iterable<string>, { vocabularySize, sp
   const tokens = [...specialTokens, ...characters.toSorted()]
   const idOf = new Map(tokens.map((token, id) => [token, id]))
   const merges: [string, string][] = []
-  const pairs = new Pairs(countWords(corpus, characters, idOf))
+  const pairs = new Pairs(countUnits(corpus, units[within], characters, idOf))
   while (tokens.length < vocabularySize) {
     const best = pairs.mostFrequent()
     if (best === undefined) break
@@ -116,7 +134,7 @@ export function trainByteLevelBpe(corpus: Iterable<string>, { vocabularySize, sp
     pairs.merge(best, id)
   }
 
-  const byteLevel = { type: 'ByteLevel', trim_offsets: true, use_regex: true } as const
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true } as const
   return {
     version: '1.0',
     truncation: null,
@@ -131,9 +149,18 @@ export function trainByteLevelBpe(corpus: Iterable<string>, { vocabularySize, sp
       special: true,
     })),
     normalizer: null,
-    pre_tokenizer: { ...byteLevel, add_prefix_space: false },
+    pre_tokenizer:
+      within === 'words'
+        ? { ...byteLevel, use_regex: true }
+        : {
+            type: 'Sequence',
+            pretokenizers: [
+              { type: 'Split', pattern: { String: '\n' }, behavior: 'Isolated', invert: false },
+              { ...byteLevel, use_regex: false },
+            ],
+          },
     post_processor: null,
-    decoder: { ...byteLevel, add_prefix_space: true },
+    decoder: { ...byteLevel, add_prefix_space: true, use_regex: true },
     model: {
       type: 'BPE',
       dropout: null,
@@ -154,11 +181,16 @@ interface Word {
   readonly count: number
 }
 
-/** The corpus as words, each once with its count, in the order of first appearance. */
-function countWords(corpus: Iterable<string>, characters: readonly string[], idOf: ReadonlyMap<string, number>): readonly Word[] {
+/** The corpus as words or lines, each once with its count, in the order of first appearance. */
+function countUnits(
+  corpus: Iterable<string>,
+  unitsOf: (text: string) => readonly string[],
+  characters: readonly string[],
+  idOf: ReadonlyMap<string, number>,
+): readonly Word[] {
   const counts = new Map<string, number>()
   for (const text of corpus) {
-    for (const word of wordsOf(text)) counts.set(word, (counts.get(word) ?? 0) + 1)
+    for (const word of unitsOf(text)) counts.set(word, (counts.get(word) ?? 0) + 1)
   }
   const idOfByte = characters.map((character) => idOf.get(character) ?? 0)
   const encoder = new TextEncoder()
