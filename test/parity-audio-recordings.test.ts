@@ -40,9 +40,9 @@ async function compare(encoder: SoundEncoder, file: string, expected: z.infer<ty
   expect(Math.max(...differences)).toBeLessThan(tolerance)
 }
 
-skipWithout(missing).describe('Whisper base hears real recordings as Transformers does', () => {
-  // One of them in the usual run: each costs thirty seconds' worth of attention.
-  test.each(long ? cases : cases.filter(({ file }) => file === '2.wav'))(
+// Long: each recording costs thirty seconds' worth of attention.
+skipWithout(missing ?? (long ? undefined : longOnly)).describe('Whisper base hears real recordings as Transformers does', () => {
+  test.each(cases)(
     '$file',
     async ({ file, whisper: expected }) => {
       const encoder = await whisper({ model: path.join(data ?? '', 'whisper_base_encoder'), device: 'cpu', threads: 1 })
