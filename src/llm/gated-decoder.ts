@@ -10,7 +10,7 @@ import { activationName, gated } from './activations.ts'
 import { causalDecoder } from './causal-decoder.ts'
 import type { Decoder, WeightLookup } from './decoder.ts'
 import { type FamilyWeights, familyWeights } from './family-weights.ts'
-import { ropeScaling, rotaryFor } from './rope-scaling.ts'
+import { type RopeScaling, ropeScaling, rotaryFor } from './rope-scaling.ts'
 
 /** The tables of angles grow with the positions: a billion of them is a damaged file, not a model. */
 const largestPositions = 2 ** 21
@@ -56,6 +56,25 @@ export function checkHeads(
     refuse('num_attention_heads', `a divisor of hidden_size, ${width}, where head_dim is not given`)
   else if ((headDim ?? width / heads) % 2 !== 0) refuse('head_dim', 'an even number: rotary positions turn pairs of channels')
   if (heads % (kvHeads ?? heads) !== 0) refuse('num_key_value_heads', `a divisor of num_attention_heads, ${heads}`)
+}
+
+interface RopeConfig extends HeadFields {
+  readonly partial_rotary_factor?: number
+  readonly rope_parameters?: RopeScaling | null | undefined
+  readonly rope_scaling?: RopeScaling | null | undefined
+}
+
+/** A zod refinement: angles are scaled pair by pair. */
+export function checkRope(config: RopeConfig, { addIssue }: Parameters<typeof checkHeads>[1]): void {
+  const field = config.rope_parameters == null ? 'rope_scaling' : 'rope_parameters'
+  const scaling = config[field]
+  if (scaling?.rope_type !== 'longrope') return
+  const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads
+  const pairs = Math.trunc(headDim * (scaling.partial_rotary_factor ?? config.partial_rotary_factor ?? 1)) / 2
+  for (const list of ['short_factor', 'long_factor'] as const) {
+    if (scaling[list].length !== pairs)
+      addIssue({ code: 'custom', path: [field, list], message: `${pairs} numbers, one for each pair of channels` })
+  }
 }
 
 /** Which layers see a window, as Transformers 5 writes it. */

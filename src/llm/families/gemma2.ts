@@ -1,7 +1,7 @@
 /** Gemma 2: every other layer sees a window; attention scores and logits have soft caps.   Gemma Team 2024. */
 import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
-import { checkHeads, positionLimit, ropeFields } from '../gated-decoder.ts'
+import { checkHeads, checkRope, positionLimit, ropeFields } from '../gated-decoder.ts'
 import { gemmaDecoder, gemmaFields } from '../gemma-decoder.ts'
 import { rotaryFor } from '../rope-scaling.ts'
 
@@ -21,6 +21,7 @@ export const gemma2Config = z
     use_bidirectional_attention: z.literal(false).nullish(),
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type Gemma2Config = z.infer<typeof gemma2Config>
 
 /**

@@ -1,7 +1,7 @@
 /** Llama 1 to 3.2, and what is built like it: SmolLM2, TinyLlama, Vicuna, Alpaca, WizardLM.   Touvron et al. 2023; Grattafiori et al. 2024. */
 import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
-import { checkHeads, gatedDecoder, gatedFields } from '../gated-decoder.ts'
+import { checkHeads, checkRope, gatedDecoder, gatedFields } from '../gated-decoder.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are LlamaConfig's. */
 export const llamaConfig = z
@@ -12,6 +12,7 @@ export const llamaConfig = z
     mlp_bias: z.boolean().default(false),
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type LlamaConfig = z.infer<typeof llamaConfig>
 
 /**

@@ -1,7 +1,7 @@
 /** Mistral: Llama with a sliding window.   Jiang et al. 2023. */
 import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
-import { checkHeads, gatedDecoder, gatedFields, positionLimit } from '../gated-decoder.ts'
+import { checkHeads, checkRope, gatedDecoder, gatedFields, positionLimit } from '../gated-decoder.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are MistralConfig's. */
 export const mistralConfig = z
@@ -14,6 +14,7 @@ export const mistralConfig = z
     sliding_window: z.int().positive().nullable().default(4096),
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type MistralConfig = z.infer<typeof mistralConfig>
 
 /**

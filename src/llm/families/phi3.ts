@@ -6,7 +6,7 @@ import { gated } from '../activations.ts'
 import { causalDecoder } from '../causal-decoder.ts'
 import type { Decoder, WeightLookup } from '../decoder.ts'
 import { familyWeights } from '../family-weights.ts'
-import { checkHeads, gatedFields, modelPrefixes, narrower, positionLimit } from '../gated-decoder.ts'
+import { checkHeads, checkRope, gatedFields, modelPrefixes, narrower, positionLimit } from '../gated-decoder.ts'
 import { rotaryFor } from '../rope-scaling.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are Phi3Config's. */
@@ -21,6 +21,7 @@ export const phi3Config = z
     sliding_window: z.int().positive().nullish(),
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type Phi3Config = z.infer<typeof phi3Config>
 
 /**

@@ -1,7 +1,7 @@
 /** Qwen 1.5, 2 and 2.5: Llama with biases of queries, keys and values.   Yang et al. 2024. */
 import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
-import { checkHeads, gatedDecoder, gatedFields, positionLimit, windowFields, windowOf } from '../gated-decoder.ts'
+import { checkHeads, checkRope, gatedDecoder, gatedFields, positionLimit, windowFields, windowOf } from '../gated-decoder.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are Qwen2Config's. */
 export const qwen2Config = z
@@ -13,6 +13,7 @@ export const qwen2Config = z
     ...windowFields,
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type Qwen2Config = z.infer<typeof qwen2Config>
 
 /**

@@ -1,7 +1,7 @@
 /** Qwen 3, the dense models: Llama with an RMSNorm over each head of queries and keys.   Yang et al. 2025. */
 import { z } from 'zod'
 import type { Decoder, WeightLookup } from '../decoder.ts'
-import { checkHeads, gatedDecoder, gatedFields, positionLimit, windowFields, windowOf } from '../gated-decoder.ts'
+import { checkHeads, checkRope, gatedDecoder, gatedFields, positionLimit, windowFields, windowOf } from '../gated-decoder.ts'
 
 /** What the family reads of config.json; other keys are ignored. Defaults are Qwen3Config's. */
 export const qwen3Config = z
@@ -15,6 +15,7 @@ export const qwen3Config = z
     ...windowFields,
   })
   .superRefine(checkHeads)
+  .superRefine(checkRope)
 export type Qwen3Config = z.infer<typeof qwen3Config>
 
 /**
