@@ -8,6 +8,7 @@ import { z } from 'zod'
 import type { ModalignError } from '../errors.ts'
 import type { Trainables } from '../graph/parameters.ts'
 import { createGenerator } from '../llm/generation-session.ts'
+import { modalities } from '../model/branches.ts'
 import type { Part, Turn } from '../model/contracts.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { createSession } from '../runtime/node.ts'
@@ -19,10 +20,12 @@ import type { SampleBatches } from './sample-batches.ts'
 import type { PreparedSamples } from './samples.ts'
 import { stepGraph } from './step-graph.ts'
 
+const paths = z.union([z.string().min(1), z.array(z.string().min(1)).readonly()]).optional()
+
 /** A question, with the paths of media that it is about. */
 export const samplePromptSchema = z.union([
   z.string().min(1),
-  z.strictObject({ text: z.string().min(1), image: z.union([z.string().min(1), z.array(z.string().min(1)).readonly()]).optional() }),
+  z.strictObject({ text: z.string().min(1), image: paths, audio: paths, video: paths }),
 ])
 export type SamplePrompt = z.infer<typeof samplePromptSchema>
 
@@ -126,8 +129,10 @@ const textOf = (prompt: SamplePrompt): string => (typeof prompt === 'string' ? p
 
 /** As the training data have it: media first, then the question on a line of its own. */
 function conversationOf(prompt: SamplePrompt): readonly Turn[] {
-  const image = typeof prompt === 'string' ? [] : [prompt.image ?? []].flat()
-  const media = image.map((source): Part => ({ type: 'image', source }))
+  const media = modalities.flatMap((type): readonly Part[] => {
+    const sources = typeof prompt === 'string' ? [] : [prompt[type] ?? []].flat()
+    return sources.map((source) => ({ type, source }))
+  })
   const text = textOf(prompt)
   return [{ role: 'user', content: [...media, { type: 'text', text: media.length === 0 ? text : `\n${text}` }] }]
 }

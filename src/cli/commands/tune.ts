@@ -74,9 +74,12 @@ const tuningHelp = {
 
 function resolvedPrompt(value: unknown, folder: string): unknown {
   if (!isRecord(value)) return value
-  const { image } = value
   const absolute = (path: unknown): unknown => (typeof path === 'string' ? resolve(folder, path) : path)
-  return { ...value, ...(image !== undefined && { image: Array.isArray(image) ? image.map(absolute) : absolute(image) }) }
+  const resolved = modalities.flatMap((modality) => {
+    const paths = value[modality]
+    return paths === undefined ? [] : [[modality, Array.isArray(paths) ? paths.map(absolute) : absolute(paths)] as const]
+  })
+  return { ...value, ...Object.fromEntries(resolved) }
 }
 
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
