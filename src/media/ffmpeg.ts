@@ -1,5 +1,5 @@
 /** Running ffmpeg on strangers' files: the one place that knows the program, its arguments and the fluent-ffmpeg package that writes them. */
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { access, constants } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import path from 'node:path'
@@ -59,6 +59,25 @@ function packagedFfmpeg(): string | undefined {
     if (errnoOf(error) === 'MODULE_NOT_FOUND') return undefined
     throw error
   }
+}
+
+const passthroughOptions = new Map<string, readonly string[]>()
+
+/**
+ * The option by which a program writes frames as they come, none repeated or left out to keep a rate: its name changed in ffmpeg 5.1 (libavutil 57.28).
+ * A program that does not say its version is taken for a new one.
+ */
+export async function passthrough(option?: string): Promise<readonly string[]> {
+  const program = await findFfmpeg(option)
+  const known = passthroughOptions.get(program)
+  if (known !== undefined) return known
+  const text = await new Promise<string>((resolve) => {
+    execFile(program, ['-version'], { timeout: 10_000, env: {}, maxBuffer: 2 ** 16 }, (_, output) => resolve(output))
+  })
+  const [, major = '999', minor = '0'] = /libavutil\s+(\d+)\.\s*(\d+)/.exec(text) ?? []
+  const options = Number(major) * 1000 + Number(minor) >= 57_028 ? ['-fps_mode', 'passthrough'] : ['-vsync', 'passthrough']
+  passthroughOptions.set(program, options)
+  return options
 }
 
 /** The only formats that ffmpeg may read. Playlists, scripts and image patterns (hls, dash, concat, image2 ...), which open further files, are not among them. */
