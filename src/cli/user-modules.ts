@@ -3,6 +3,7 @@ import { isAbsolute, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { ModalignError } from '../errors.ts'
 import { fileSource } from '../io/byte-source.ts'
+import { modalities } from '../model/branches.ts'
 import type { Encoder, JsonObject, ProjectorDefinition } from '../model/contracts.ts'
 import type { Catalogues } from '../model/saved-model.ts'
 import { withRecipe } from './catalogues.ts'
@@ -64,7 +65,7 @@ export async function moduleProjector(reference: string): Promise<ProjectorDefin
 }
 
 /** What a module's encoder is made by. */
-type EncoderMaker = (options: JsonObject & { readonly model?: string }) => Promise<Encoder<'image'>>
+type EncoderMaker = (options: JsonObject & { readonly model?: string }) => Promise<Encoder>
 
 /**
  * The maker that a module exports, checked when it makes something. What it makes is remembered by a saved model under the export's name.
@@ -74,13 +75,13 @@ type EncoderMaker = (options: JsonObject & { readonly model?: string }) => Promi
 export async function moduleEncoder(reference: string): Promise<{ readonly name: string; readonly make: EncoderMaker }> {
   const { value, file, exported } = await exportOf(reference)
   const wrong = (got: string): ModalignError =>
-    new ModalignError({ code: 'MODULE_ENCODER', file, field: exported, got, expected: 'a function that gives an image encoder' })
+    new ModalignError({ code: 'MODULE_ENCODER', file, field: exported, got, expected: 'a function that gives an encoder' })
   if (typeof value !== 'function') throw wrong(typeof value)
   return {
     name: exported,
     make: async (options) => {
       const encoder: unknown = await value(options)
-      if (!isImageEncoder(encoder)) throw wrong('a function that gives something else')
+      if (!isEncoder(encoder)) throw wrong('a function that gives something else')
       const { model, ...rest } = options
       return withRecipe(encoder, { family: exported, options: rest, ...(model !== undefined && { model }) })
     },
@@ -122,9 +123,13 @@ function isProjector(value: unknown): value is ProjectorDefinition {
   )
 }
 
-function isImageEncoder(value: unknown): value is Encoder<'image'> {
+function isEncoder(value: unknown): value is Encoder {
   if (typeof value !== 'object' || value === null) return false
   const found: Partial<Record<keyof Encoder, unknown>> = value
   const methods = [found.grid, found.preprocess, found.encode, found.dispose]
-  return found.modality === 'image' && typeof found.fingerprint === 'string' && methods.every((method) => typeof method === 'function')
+  return (
+    modalities.some((modality) => found.modality === modality) &&
+    typeof found.fingerprint === 'string' &&
+    methods.every((method) => typeof method === 'function')
+  )
 }
