@@ -87,7 +87,7 @@ export function logMel(samples: Float32Array, spec: LogMel): MelFrames {
   }
   const spectrum = powerSpectrum(fftLength)
   const filters = melFilters(mel, fftLength, spec.sampleRateHz)
-  const window = windowOf(spec.window, frameLength)
+  const window = analysisWindow(spec.window, frameLength)
   const padded = prepared(samples, margin, spec)
   const frame = new Float64Array(fftLength)
   const power = new Float64Array(spectrum.bins)
@@ -144,7 +144,8 @@ function cutFrame(
   }
 }
 
-function windowOf(kind: LogMel['window'], length: number): Float64Array {
+/** The factors of a frame's samples. */
+export function analysisWindow(kind: LogMel['window'], length: number): Float64Array {
   const turns = kind === 'hann-periodic' ? length : length - 1
   return Float64Array.from({ length }, (_, at) => {
     const cosine = Math.cos((2 * Math.PI * at) / turns)
