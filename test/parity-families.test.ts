@@ -11,7 +11,9 @@ import { checkpointWeights } from '../src/llm/checkpoint-weights.ts'
 import { type Decoder, logitsOf, type WeightLookup } from '../src/llm/decoder.ts'
 import { buildDecoder, families } from '../src/llm/families/index.ts'
 import { generateTokens } from '../src/llm/generation.ts'
-import { generationGraph } from '../src/llm/generation-graph.ts'
+import { Answer } from '../src/llm/generation-answer.ts'
+import { cacheAbilities, generationGraph } from '../src/llm/generation-graph.ts'
+import { GenerationLoop } from '../src/llm/generation-loop.ts'
 import { relativeBucket } from '../src/llm/relative-bias.ts'
 import { sourceContext, sourceFeeds } from '../src/llm/source-tokens.ts'
 import { type LoweredModel, lower } from '../src/onnx/lower.ts'
@@ -300,6 +302,28 @@ test.each(['llama3-rope', 'phi3-longrope', 'phi3-longrope-long'])('%s: angles of
   const expected = await logitsAt(await decoderOf(found.checkpoint), batch)
   expect(largestDifference(await logitsAt(decoder, batch), expected)).toBeLessThan(2e-4)
 })
+
+test.each(['mistral-window', 'gemma2', 'bloom', 'phi3-longrope-crossing', 't5'])(
+  '%s: rows that join a batch as others leave',
+  async (name) => {
+    const found = cases.find((one) => one.name === name)
+    if (found === undefined) throw new Error(`no case ${name}`)
+    const decoder = await decoderOf(found.checkpoint)
+    const lowered = generationGraph(decoder)
+    const loop = new GenerationLoop({ session: await open(lowered), decoder, ...cacheAbilities(lowered, decoder, 'cpu') }, { batchSize: 2 })
+    // Answers end at different times: the third prompt joins after the first answer's end, the first one again after the second's.
+    const order = [0, 1, 2, 0]
+    const lengths = [9, 20, 32, 32]
+    const made: number[][] = order.map(() => [])
+    const answers = order.map((prompt, row) => {
+      const options = { maxNewTokens: lengths[row] ?? 0, stopTokenIds: [] }
+      return new Answer({ request: { ids: found.prompts[prompt] ?? [] }, options, row, draw: () => 0 }, decoder.maxPositions)
+    })
+    for await (const event of loop.answer(answers)) if (event.type === 'token') made[event.row]?.push(event.id)
+    await loop.dispose()
+    expect(made).toEqual(order.map((prompt, row) => (found.answers[prompt] ?? []).slice(0, lengths[row])))
+  },
+)
 
 test('every linear layer passes the hook, named as Transformers names it', async () => {
   for (const { checkpoint } of cases) {
