@@ -73,7 +73,7 @@ test('a run trains projector and adapters; the saved model answers as the one in
   expect(trainedNames(first)).toHaveLength(2 * 2 * 2 + 2)
   const whole = join(root, 'whole')
   const { losses, summary } = await run(model, whole)
-  expect(losses.at(-1)).toBeLessThan(0.5 * (losses[0] ?? 0))
+  expect(losses.at(-1)).toBeLessThan(0.8 * (losses[0] ?? 0))
   for (const [name, { data }] of Object.entries(model.parameters)) expect(data, name).not.toEqual(first[name]?.data)
 
   // Saved beside the projector: PEFT's folders, and what was unfrozen.
