@@ -3,6 +3,8 @@ import { ast } from './ast.ts'
 import { beats } from './beats.ts'
 import { clap } from './clap.ts'
 import { clip } from './clip.ts'
+import { concat } from './concat.ts'
+import { convnext } from './convnext.ts'
 import { dinov2 } from './dinov2.ts'
 import { dinov3 } from './dinov3.ts'
 import { hubert } from './hubert.ts'
@@ -10,8 +12,11 @@ import { imagebindAudio } from './imagebind-audio.ts'
 import { mobilenetV2 } from './mobilenet-v2.ts'
 import { onnxAudio } from './onnx-audio.ts'
 import { onnxImage } from './onnx-image.ts'
+import { openclip } from './openclip.ts'
 import { siglip } from './siglip.ts'
+import { siglip2 } from './siglip2.ts'
 import { speechEmbedding } from './speech-embedding.ts'
+import { tiled } from './tiled.ts'
 import { vit } from './vit.ts'
 import { wav2vec2 } from './wav2vec2.ts'
 import { wavlm } from './wavlm.ts'
@@ -21,22 +26,35 @@ export type { ImageEncoder } from './blocks/graph-image.ts'
 export type { ImageFamilyOptions, OpenImageFamily } from './blocks/image-family.ts'
 export type { SoundFamilyOptions } from './blocks/sound-family.ts'
 export type { LayerChoice } from './blocks/vision-tower.ts'
+export type { ConcatOptions } from './concat.ts'
 export type { FeatureLayout } from './feature-layout.ts'
 export { type MobilenetV2Options, mobilenetV2, mobilenetV2Preprocessing } from './mobilenet-v2.ts'
 export { type OnnxAudioOptions, onnxAudio } from './onnx-audio.ts'
 export { type OnnxImageEncoder, type OnnxImageOptions, onnxImage } from './onnx-image.ts'
 
 /** Families of image encoders that all take the same options. */
-export const imageFamilies = { clip, siglip, vit, dinov2, dinov3 } as const
+export const imageFamilies = { clip, openclip, siglip, vit, dinov2, dinov3, convnext } as const
 
+export type { Siglip2Options } from './siglip2.ts'
 export type { SoundEncoder } from './sound-encoder.ts'
 export type { SoundLayout } from './sound-layout.ts'
 export { type SpeechEmbeddingOptions, speechEmbedding } from './speech-embedding.ts'
-export { clip, dinov2, dinov3, siglip, vit }
+export type { TiledOptions } from './tiled.ts'
+export { clip, concat, convnext, dinov2, dinov3, openclip, siglip, siglip2, tiled, vit }
 
 /** Families of sound encoders that all take the same options. */
 export const soundFamilies = { whisper, wav2vec2, hubert, wavlm, ast, clap, imagebindAudio, beats } as const
 export { ast, beats, clap, hubert, imagebindAudio, wav2vec2, wavlm, whisper }
 
 /** By the name under which a saved model remembers its encoder. */
-export const encoders = { onnxImage, mobilenetV2, ...imageFamilies, onnxAudio, speechEmbedding, ...soundFamilies } as const
+export const encoders = {
+  onnxImage,
+  mobilenetV2,
+  ...imageFamilies,
+  siglip2,
+  concat,
+  tiled,
+  onnxAudio,
+  speechEmbedding,
+  ...soundFamilies,
+} as const

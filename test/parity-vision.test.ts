@@ -6,10 +6,16 @@ import { z } from 'zod'
 import { hiddenStates } from '../encoders/blocks/residual-stream.ts'
 import { withoutPrefix } from '../encoders/blocks/vision-tower.ts'
 import { clip } from '../encoders/clip.ts'
+import { concat } from '../encoders/concat.ts'
+import { convnext } from '../encoders/convnext.ts'
 import { dinov2 } from '../encoders/dinov2.ts'
 import { dinov3 } from '../encoders/dinov3.ts'
+import { openclip } from '../encoders/openclip.ts'
 import { siglip } from '../encoders/siglip.ts'
+import { siglip2 } from '../encoders/siglip2.ts'
+import { tiled } from '../encoders/tiled.ts'
 import { vit } from '../encoders/vit.ts'
+import { encoderCatalogue } from '../src/cli/catalogues.ts'
 import { size } from '../src/graph/dim.ts'
 import { input, type Tensor } from '../src/graph/tensor.ts'
 import { checkpointWeights } from '../src/llm/checkpoint-weights.ts'
@@ -31,7 +37,7 @@ const { transformers, cases } = z
     transformers: z.string(),
     cases: z.array(
       z.object({
-        family: z.enum(['clip', 'siglip', 'vit', 'dinov2', 'dinov3']),
+        family: z.enum(['clip', 'siglip', 'vit', 'dinov2', 'dinov3', 'convnext', 'openclip']),
         name: z.string(),
         height: z.int(),
         width: z.int(),
@@ -40,7 +46,7 @@ const { transformers, cases } = z
     ),
   })
   .parse(JSON.parse(readFileSync(`${folder}cases.json`, 'utf8')))
-const families = { clip, siglip, vit, dinov2, dinov3 }
+const families = { clip, siglip, vit, dinov2, dinov3, convnext, openclip }
 
 type Float32Value = Extract<TensorValue, { dtype: 'float32' }>
 
@@ -59,12 +65,18 @@ async function run({ bytes, externalRoot }: ModelSource, pixels: TensorValue): P
   return session.run({ pixel_values: pixels })
 }
 
-/** The reference's own tokens, prefix dropped. */
+/** The reference's last `own` tokens of each picture, behind the prefix; maps as tokens. */
 async function withoutPrefixTokens(name: string, own: number): Promise<Float32Array> {
   const { dims, data } = await reference(name)
-  const [images = 0, tokens = 0, channels = 0] = dims
+  const [images = 0, second = 0, third = 0] = dims
+  if (dims.length === 4) {
+    return Float32Array.from({ length: data.length }, (_, at) => {
+      const [image, place, channel] = [Math.floor(at / (own * second)), Math.floor(at / second) % own, at % second]
+      return data[(image * second + channel) * own + place] ?? Number.NaN
+    })
+  }
   const parts = Array.from({ length: images }, (_, image) =>
-    data.subarray((image * tokens + tokens - own) * channels, (image + 1) * tokens * channels),
+    data.subarray((image * second + second - own) * third, (image + 1) * second * third),
   )
   return Float32Array.from(parts.flatMap((part) => [...part]))
 }
@@ -82,7 +94,8 @@ function relativeError(a: Float32Array, b: Float32Array): number {
 
 describe(`hidden states equal those of Transformers ${transformers}`, () => {
   test.each(cases)('$name at $height x $width, layers $layers', async ({ family, name, height, width, layers }) => {
-    const tower = families[family].towerOf(JSON.parse(readFileSync(`${folder}${name}/config.json`, 'utf8')))
+    const configFile = family === 'openclip' ? 'open_clip_config.json' : 'config.json'
+    const tower = families[family].towerOf(JSON.parse(readFileSync(`${folder}${name}/${configFile}`, 'utf8')))
     const weights = familyWeights(checkpointWeights(await openCheckpoint(`${folder}${name}`)), tower.names)
     const pixels = input('pixel_values', 'float32', [size('images'), 3, height, width])
     const outputs = layers.map((layer): readonly [string, Tensor] => {
@@ -91,7 +104,9 @@ describe(`hidden states equal those of Transformers ${transformers}`, () => {
     })
     const results = await run(lower({ outputs: Object.fromEntries(outputs) }), await reference(`${height}x${width}/pixels`))
     for (const layer of layers) {
-      const theirs = await withoutPrefixTokens(`${name}/${height}x${width}/${layer}`, (height / 4) * (width / 4))
+      const patch = tower.patchAt(layer === 'last' ? layer : Number(layer))
+      const own = Math.floor(height / patch.height) * Math.floor(width / patch.width)
+      const theirs = await withoutPrefixTokens(`${name}/${height}x${width}/${layer}`, own)
       expect(largestDifference(floats(results[`state.${layer}`]).data, theirs), layer).toBeLessThan(1e-4)
     }
   })
@@ -141,6 +156,51 @@ describe('opened by their families', () => {
     const [ours, theirs] = await Promise.all([graph, file].map(async (encoder) => encoder.encode([await encoder.preprocess(picture)])))
     expect(largestDifference(ours?.data ?? new Float32Array(0), theirs?.data ?? new Float32Array(1))).toBeLessThan(1e-4)
     expect(graph.preprocessing).toEqual(await readPreprocessorConfig(`${folder}clip`))
+  })
+
+  test.each(['1', 'last'] as const)('SigLIP 2 of any proportion, from pixels, layer %s', async (layer) => {
+    const encoder = await siglip2({ model: `${folder}siglip2`, layer: layer === 'last' ? layer : Number(layer), device: 'cpu', threads: 1 })
+    onTestFinished(() => encoder.dispose())
+    for (const [width, height] of [
+      [20, 20],
+      [50, 13],
+      [9, 30],
+    ] as const) {
+      const image = { width, height, data: Uint8Array.from({ length: 3 * width * height }, (_, at) => (at * 37) % 251) }
+      const { data, tokens } = await encoder.encode([await encoder.preprocess(image)])
+      const [segment] = encoder.grid(image).segments
+      expect(tokens).toBe((segment?.rows ?? 0) * (segment?.columns ?? 0))
+      expect(largestDifference(data, (await reference(`siglip2/${height}x${width}/${layer}`)).data)).toBeLessThan(1e-4)
+    }
+  })
+
+  test('OpenCLIP: preprocessing and prefix from its own files', async () => {
+    const encoder = await openclip({ model: `${folder}openclip`, device: 'cpu', threads: 1 })
+    onTestFinished(() => encoder.dispose())
+    expect(encoder.preprocessing.centreCrop).toEqual({ height: 16, width: 16, halves: 'even' })
+    const image = { width: 19, height: 40, data: new Uint8Array(3 * 19 * 40).fill(7) }
+    expect((await encoder.encode([await encoder.preprocess(image)])).tokens).toBe(16)
+  })
+
+  test('fused, in tiles, and made again from what a saved model remembers', async () => {
+    const options = { device: 'cpu', threads: 1 } as const
+    const fused = concat([
+      await vit({ ...options, model: `${folder}vit` }),
+      await siglip({ ...options, model: `${folder}siglip`, layer: 1 }),
+    ])
+    onTestFinished(() => fused.dispose())
+    const tiles = tiled(await clip({ ...options, model: `${folder}clip` }), { tiling: { kind: 'dynamic', minTiles: 1, maxTiles: 4 } })
+    onTestFinished(() => tiles.dispose())
+    const catalogue = encoderCatalogue(options)
+    for (const encoder of [fused, tiles]) {
+      const { family = '', options: remembered = {} } = encoder.recipe ?? {}
+      const again = await catalogue[family]?.(JSON.parse(JSON.stringify(remembered)))
+      onTestFinished(() => again?.dispose())
+      expect([again?.fingerprint, again?.width]).toEqual([encoder.fingerprint, encoder.width])
+    }
+    const image = { width: 40, height: 20, data: Uint8Array.from({ length: 2400 }, (_, at) => (at * 31) & 255) }
+    expect((await fused.encode([await fused.preprocess(image)])).width).toBe(32)
+    expect((await tiles.encode([await tiles.preprocess(image)])).tokens).toBe(3 * 16)
   })
 
   test.each([

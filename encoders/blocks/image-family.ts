@@ -52,6 +52,8 @@ export interface ImageFamily<C> {
   readonly prefixTokens?: number
   /** ONNX files' names without their precision. */
   readonly onnxNames: readonly string[]
+  /** Where its files are not those of Transformers. */
+  readonly files?: { readonly config: string; readonly weights: string; readonly preprocessing: (config: C) => ImagePreprocessing }
   /** Where it is no transformer: the tensor to take from an ONNX file. */
   readonly onnxOutput?: (model: ModelProto, layer: LayerChoice, file: string) => string
 }
@@ -88,7 +90,7 @@ export function defineImageFamily<C>(family: ImageFamily<C>): OpenImageFamily {
     const config = await readConfig(family, folder, source.kind === 'safetensors')
     const tower = config === undefined ? undefined : family.tower(config)
     const label = options.label ?? `${family.label} (${path.basename(folder)})`
-    const preprocessing = await preprocessingOf(options, folder)
+    const preprocessing = await preprocessingOf(family, config, options, folder)
     const layer = options.layer ?? family.layer
     const recipe: EncoderRecipe = {
       family: family.name,
@@ -104,9 +106,11 @@ export function defineImageFamily<C>(family: ImageFamily<C>): OpenImageFamily {
     const opening: Opening = { ...options, label, preprocessing, layer, recipe }
     if (source.kind === 'onnx') return openOnnx(family, tower, source.file, opening)
     if (tower === undefined) throw new Error('internal: safetensors without a config')
-    return openGraph(family.name, config, tower, folder, opening)
+    return openGraph(family, config, tower, folder, opening)
   }
-  return Object.assign(open, { towerOf: (config: unknown) => family.tower(parseConfig(family, config, undefined)) })
+  return Object.assign(open, {
+    towerOf: (config: unknown) => family.tower(parseVisionConfig(family.config, family.label, config, undefined)),
+  })
 }
 
 interface Opening extends Parsed {
@@ -129,14 +133,20 @@ function parseOptions(name: string, options: ImageFamilyOptions): Parsed {
   })
 }
 
-async function openGraph(name: string, config: unknown, tower: VisionTower, folder: string, opening: Opening): Promise<ImageEncoder> {
+async function openGraph<C>(
+  family: ImageFamily<C>,
+  config: C | undefined,
+  tower: VisionTower,
+  folder: string,
+  opening: Opening,
+): Promise<ImageEncoder> {
   const layer = layerIndex(opening.layer, tower.layers)
   const [height, width] = fixedSize(opening.preprocessing)
-  const checkpoint = await openCheckpoint(folder)
+  const checkpoint = await openCheckpoint(family.files === undefined ? folder : path.join(folder, family.files.weights))
   return graphImage({
     label: opening.label,
     recipe: opening.recipe,
-    identity: { family: name, config, layer },
+    identity: { family: family.name, config, layer },
     checkpoint,
     weights: checkpointWeights(checkpoint),
     preprocessing: opening.preprocessing,
@@ -210,7 +220,7 @@ function transformerOutput(model: ModelProto, layer: LayerChoice, file: string):
 
 type Source = { readonly kind: 'safetensors' } | { readonly kind: 'onnx'; readonly file: string }
 
-async function sourceOf<C>({ onnxNames }: ImageFamily<C>, { model, weights }: Parsed, folder: string): Promise<Source> {
+async function sourceOf<C>({ onnxNames, files }: ImageFamily<C>, { model, weights }: Parsed, folder: string): Promise<Source> {
   if (!(await isFolder(model))) {
     if (!model.endsWith('.safetensors')) return { kind: 'onnx', file: path.resolve(model) }
     throw new ModalignError({
@@ -220,19 +230,25 @@ async function sourceOf<C>({ onnxNames }: ImageFamily<C>, { model, weights }: Pa
       expected: "the model's folder, which has its config.json, too",
     })
   }
-  const asked = weights ?? ((await hasSafetensors(folder)) ? 'safetensors' : 'fp32')
+  const asked = weights ?? ((await hasSafetensors(folder, files?.weights)) ? 'safetensors' : 'fp32')
   if (asked === 'safetensors') return { kind: 'safetensors' }
   const file = await findOnnxFile(folder, onnxNames, asked)
   if (file === undefined) throw noSuchPrecision(folder, asked, await foundPrecisions(folder, onnxNames))
   return { kind: 'onnx', file }
 }
 
-async function hasSafetensors(folder: string): Promise<boolean> {
-  return (await isFile(path.join(folder, 'model.safetensors'))) || (await isFile(path.join(folder, 'model.safetensors.index.json')))
+async function hasSafetensors(folder: string, name = 'model.safetensors'): Promise<boolean> {
+  return (await isFile(path.join(folder, name))) || (await isFile(path.join(folder, `${name}.index.json`)))
 }
 
-async function preprocessingOf({ preprocessing }: Parsed, folder: string): Promise<ImagePreprocessing> {
+async function preprocessingOf<C>(
+  { files }: ImageFamily<C>,
+  config: C | undefined,
+  { preprocessing }: Parsed,
+  folder: string,
+): Promise<ImagePreprocessing> {
   if (typeof preprocessing === 'object') return preprocessing
+  if (preprocessing === undefined && files !== undefined && config !== undefined) return files.preprocessing(config)
   return readPreprocessorConfig(preprocessing ?? folder)
 }
 
@@ -240,31 +256,32 @@ const largestConfigBytes = 1_048_576
 
 /** undefined if there is none and it is not needed. */
 async function readConfig<C>(family: ImageFamily<C>, folder: string, needed: boolean): Promise<C | undefined> {
-  const file = path.join(folder, 'config.json')
-  if (!(await isFile(file))) {
-    if (!needed) return undefined
-    throw new ModalignError({ code: 'ENCODER_CONFIG', file, got: 'no such file', expected: `config.json of a ${family.label} model` })
-  }
+  const file = path.join(folder, family.files?.config ?? 'config.json')
+  if (!needed && !(await isFile(file))) return undefined
+  return parseVisionConfig(family.config, family.label, await readModelConfig(file, family.label), file)
+}
+
+/** The contents of a config.json. @throws {ModalignError} `ENCODER_CONFIG`, `FILE_...` */
+export async function readModelConfig(file: string, label: string): Promise<unknown> {
+  const refuse = (got: string, cause?: unknown): ModalignError =>
+    new ModalignError({ code: 'ENCODER_CONFIG', file, got, expected: `${path.basename(file)} of a ${label} model`, cause })
+  if (!(await isFile(file))) throw refuse('no such file')
   const bytes = await readFile(file).catch((error: unknown) => {
     throw fileError(error, file, 'a config.json')
   })
-  const refuse = (got: string): ModalignError =>
-    new ModalignError({ code: 'ENCODER_CONFIG', file, got, expected: `config.json of a ${family.label} model` })
   if (bytes.length > largestConfigBytes) throw refuse(`${bytes.length} bytes`)
-  let json: unknown
   try {
-    json = JSON.parse(bytes.toString('utf8'))
+    return JSON.parse(bytes.toString('utf8'))
   } catch (cause) {
-    throw refuse(cause instanceof Error ? cause.message : String(cause))
+    throw refuse(cause instanceof Error ? cause.message : String(cause), cause)
   }
-  return parseConfig(family, json, file)
 }
 
-/** Models of several towers keep the vision tower's settings in `vision_config`. */
-function parseConfig<C>(family: ImageFamily<C>, json: unknown, file: string | undefined): C {
+/** Models of several towers keep the vision tower's settings in `vision_config`. @throws {ModalignError} `ENCODER_CONFIG` */
+export function parseVisionConfig<C>(schema: z.ZodType<C>, label: string, json: unknown, file: string | undefined): C {
   const nested = z.looseObject({ model_type: z.string().optional(), vision_config: z.looseObject({}) }).safeParse(json)
   const own = nested.success ? { model_type: nested.data.model_type, ...nested.data.vision_config } : json
-  const parsed = family.config.safeParse(own)
+  const parsed = schema.safeParse(own)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]
   throw new ModalignError({
@@ -272,6 +289,6 @@ function parseConfig<C>(family: ImageFamily<C>, json: unknown, file: string | un
     file,
     field: `${nested.success ? '/vision_config' : ''}/${(issue?.path ?? []).join('/')}`,
     got: issue?.message,
-    expected: `config.json of a ${family.label} model`,
+    expected: `the config of a ${label} model`,
   })
 }

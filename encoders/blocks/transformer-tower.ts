@@ -21,7 +21,8 @@ export interface TransformerPlan extends LayerShape {
   readonly registers?: { readonly name: string; readonly count: number }
   /** Absent: positions are the layers' business. */
   readonly positions?: { readonly name: string; readonly leadingAxis: boolean; readonly interpolation: 'bicubic' | 'antialiased bicubic' }
-  readonly modules: (layer: number) => LayerModules
+  /** What the plain layer is made of. */
+  readonly modules?: (layer: number) => LayerModules
   /** A norm between the embeddings and the first layer. */
   readonly firstNorm?: string
   /** The norm that makes `last_hidden_state`. Absent: the last layer's output is it. */
@@ -46,11 +47,16 @@ export function transformerTower(plan: TransformerPlan): VisionTower {
       const rotate = plan.rotateFor?.(pixelSize(pixels)) ?? plan.rotate
       const shape: LayerShape = rotate === undefined ? plan : { ...plan, rotate }
       const count = layer === 'last' ? layers : layer
-      for (let index = 0; index < count; index++)
-        x = plan.layer?.(x, weights, index) ?? transformerLayer(x, weights, plan.modules(index), shape)
+      for (let index = 0; index < count; index++) x = layerOf(x, weights, index, plan, shape)
       return layer === 'last' && plan.finalNorm !== undefined ? weights.layerNorm(x, plan.finalNorm, { epsilon: plan.epsilon }) : x
     },
   }
+}
+
+function layerOf(x: Tensor, weights: FamilyWeights, index: number, { layer, modules }: TransformerPlan, shape: LayerShape): Tensor {
+  if (layer !== undefined) return layer(x, weights, index)
+  if (modules === undefined) throw new Error('internal: a tower without layers')
+  return transformerLayer(x, weights, modules(index), shape)
 }
 
 function embeddings(pixels: Tensor, weights: FamilyWeights, plan: TransformerPlan): Tensor {

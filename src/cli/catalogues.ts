@@ -74,6 +74,7 @@ export function withRecipe<M extends Modality>(encoder: Encoder<M>, recipe: Enco
     width: encoder.width,
     ...(encoder.gridVaries !== undefined && { gridVaries: encoder.gridVaries }),
     ...(encoder.sampleRateHz !== undefined && { sampleRateHz: encoder.sampleRateHz }),
+    ...(encoder.sampling !== undefined && { sampling: encoder.sampling }),
     grid: (input) => encoder.grid(input),
     preprocess: (input) => encoder.preprocess(input),
     encode: (inputs, options) => encoder.encode(inputs, options),

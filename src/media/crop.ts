@@ -14,11 +14,13 @@ export type Colour = readonly [red: number, green: number, blue: number]
  */
 export function centreWindow(
   image: { readonly width: number; readonly height: number },
-  crop: { readonly width: number; readonly height: number },
+  crop: { readonly width: number; readonly height: number; readonly halves?: 'down' | 'even' | undefined },
   processor: 'pillow' | 'torchvision' | 'torchvision-float' = 'pillow',
 ): Window {
   const before = (size: number, cropSize: number): number => {
-    if (size >= cropSize) return Math.floor((size - cropSize) / 2)
+    const half = (size - cropSize) / 2
+    // Python's round: halves go to the even neighbour.
+    if (size >= cropSize) return crop.halves === 'even' && half % 2 === 1.5 ? Math.ceil(half) : Math.floor(half)
     return processor === 'pillow' ? -Math.ceil((cropSize - size) / 2) : -Math.floor((cropSize - size) / 2)
   }
   return { left: before(image.width, crop.width), top: before(image.height, crop.height), width: crop.width, height: crop.height }

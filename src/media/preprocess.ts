@@ -28,7 +28,15 @@ export const imagePreprocessingSchema = z
     /** The picture becomes several of the size that `resize` gives, stacked along the first axis. */
     tiling: tilingSchema.optional(),
     /** Cut from the middle; black where the image is smaller. */
-    centreCrop: z.strictObject({ height: edge, width: edge }).readonly().optional(),
+    centreCrop: z
+      .strictObject({
+        height: edge,
+        width: edge,
+        /** Where half a pixel would be cut: left and above it (default, Hugging Face's processors), or to the even neighbour (torchvision's CenterCrop). */
+        halves: z.enum(['down', 'even']).optional(),
+      })
+      .readonly()
+      .optional(),
     /** Pixels 0..255 are multiplied by this. */
     rescaleFactor: z.number().positive().optional(),
     /** Then, per channel: (value - mean) / std. */
@@ -62,7 +70,7 @@ export type ImagePreprocessing = Readonly<z.infer<typeof imagePreprocessingSchem
 
 /** Height and width of every preprocessed image (of every tile), or undefined where they depend on the image. */
 export function preprocessedSize(spec: ImagePreprocessing): { readonly height: number; readonly width: number } | undefined {
-  if (spec.centreCrop !== undefined) return spec.centreCrop
+  if (spec.centreCrop !== undefined) return { height: spec.centreCrop.height, width: spec.centreCrop.width }
   const size = spec.resize?.size
   if (size === undefined) return undefined
   if ('height' in size) return size
