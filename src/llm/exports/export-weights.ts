@@ -52,6 +52,8 @@ export async function exportWeights(file: ExportFile, size: TableSize): Promise<
       if (node.opType === 'MatMulNBits' && bias !== undefined) vectors.set(`${module}.bias`, bias)
       continue
     }
+    const vector = vectorOf(file, node)
+    if (vector !== undefined && !vectors.has(vector.name)) vectors.set(vector.name, vector.stored)
     table ??= await tableOf(file, node, size)
   }
   return { matrices, vectors, table }
@@ -95,6 +97,16 @@ async function matrixOf(file: ExportFile, node: NodeProto): Promise<StoredMatrix
   const turned = numberOf(node, 'transB', 0) === 1
   return turned ? { layout: 'out-in', stored, out: first, into: second } : { layout: 'in-out', stored, out: second, into: first }
 }
+
+/** The weight of a norm, or a bias, by the path of the node that uses it: exporters write equal vectors once, under the name of one of them. */
+function vectorOf(file: ExportFile, node: NodeProto): { readonly name: string; readonly stored: StoredTensor } | undefined {
+  const kind = node.opType === 'Add' ? 'bias' : vectorUsers.has(node.opType) ? 'weight' : undefined
+  const stored = node.input.map((name) => file.tensors.get(name)).find((tensor) => tensor?.dims.length === 1)
+  if (kind === undefined || stored === undefined) return undefined
+  return { name: canonicalName(`${moduleOf(node)}.${kind}`), stored }
+}
+
+const vectorUsers = new Set(['Mul', 'SimplifiedLayerNormalization', 'SkipSimplifiedLayerNormalization', 'RMSNormalization'])
 
 /** The table that a node takes rows of, where it has the size of the token embeddings. */
 async function tableOf(file: ExportFile, node: NodeProto, { vocabulary, width }: TableSize): Promise<StoredMatrix | undefined> {
