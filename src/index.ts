@@ -9,6 +9,7 @@ import { type Catalogues, type LoadOptions, loadModel } from './model/saved-mode
 
 export { type ErrorData, type ErrorDetails, errorData, ModalignError, renderError } from './errors.ts'
 export type { Trainables, TrainableValue } from './graph/parameters.ts'
+export type { HttpAccess } from './io/guarded-fetch.ts'
 export {
   type CaptionFormat,
   type CaptionItem,
@@ -28,15 +29,30 @@ export type { Decoder } from './llm/decoder.ts'
 export { type GenerationEvent, type GenerationOptions, type GenerationRequest, generationOptionsSchema } from './llm/generation.ts'
 export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation-session.ts'
 export { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
+export { type AudioNote, type DecodeAudioOptions, type DecodedAudioFile, decodeAudio } from './media/audio.ts'
+export { type AudioLimits, defaultAudioLimits, type Span } from './media/audio-limits.ts'
 export {
   createImageDecoder,
   type ImageDecoder,
   type ImageDecoderOptions,
 } from './media/child-decoder.ts'
+export { decodeDataUrl } from './media/data-url.ts'
+export { type FrameSampling, type Shortage, type UniformRule, uniformIndices } from './media/frame-sampling.ts'
 export { type DecodedImageFile, type DecodeImageOptions, decodeImage } from './media/image.ts'
 export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
+export { createMediaDecoder, type MediaDecoder, type MediaDecoderOptions } from './media/media-decoder.ts'
 export { type ImagePreprocessing, preprocessImage } from './media/preprocess.ts'
 export { parsePreprocessorConfig, readPreprocessorConfig } from './media/preprocessor-config.ts'
+export { type MediaInput, readMedia, type SourceOptions } from './media/source.ts'
+export {
+  type DecodedVideoFile,
+  type DecodeVideoOptions,
+  decodeVideo,
+  type VideoFrame,
+  type VideoFramesOptions,
+  videoFrames,
+} from './media/video.ts'
+export { defaultVideoLimits, type VideoLimits } from './media/video-limits.ts'
 export { type Box, remapBox, type View, type ViewBox, viewsOf } from './media/views.ts'
 export type { Branch, Branches } from './model/branches.ts'
 export type * from './model/contracts.ts'
