@@ -4,6 +4,7 @@ import type { ParameterScope } from '../graph/parameters.ts'
 import type { Tensor } from '../graph/tensor.ts'
 import type { JsonObject } from '../io/json.ts'
 import type { WeightLookup } from '../llm/decoder.ts'
+import type { FrameSampling } from '../media/frame-sampling.ts'
 import type { NamedTensors } from '../tensors.ts'
 
 export type { JsonObject, JsonValue } from '../io/json.ts'
@@ -83,6 +84,8 @@ export interface Encoder<M extends Modality = Modality> {
   readonly gridVaries?: boolean
   /** Audio: the rate that it hears at. Whoever decodes for it resamples to this rate. Default: the rate of each file. */
   readonly sampleRateHz?: number
+  /** Video: which frames it looks at. Whoever decodes for it takes those. Default: the decoder's. */
+  readonly sampling?: FrameSampling
   /** Prefix tokens (CLS, registers) are declared by the encoder and dropped before the features leave it. */
   grid(input: MediaSize): TokenGrid
   preprocess(input: DecodedMedia[M]): Promise<NamedTensors>

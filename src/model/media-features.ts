@@ -20,6 +20,8 @@ export interface MediumFeatures {
 export interface PreparedMedium {
   readonly modality: Modality
   readonly inputs: NamedTensors
+  /** Of the decoded medium: what the encoder's grid hangs on. */
+  readonly size: MediaSize
   /** How many features it will have. */
   readonly tokens: number
   readonly tokensOut: number
@@ -30,7 +32,7 @@ export async function prepareMedium(branch: Branch, reader: MediaReader, part: M
   const { encoder, projector } = branch
   const { size, inputs } = await decoded(branch, reader, part, options)
   const grid = encoder.grid(size)
-  return { modality: part.type, inputs, tokens: gridTokens(grid), tokensOut: projectedTokens(projector, grid) }
+  return { modality: part.type, inputs, size, tokens: gridTokens(grid), tokensOut: projectedTokens(projector, grid) }
 }
 
 async function decoded(
@@ -56,7 +58,12 @@ async function decoded(
     }
     case 'video': {
       if (reader.video === undefined) throw noReader(type)
-      const video = await reader.video(source, options)
+      const { sampling } = encoder
+      const video = await reader.video(source, {
+        ...options,
+        ...(sampling !== undefined && { sampling }),
+        ...(region?.type === 'span' && { span: region }),
+      })
       const [first] = video.frames
       const size = { frames: video.frames.length, ...(first && { width: first.width, height: first.height }) }
       return { size, inputs: await encoder.preprocess(video) }

@@ -1,5 +1,7 @@
 import { decodeAudio } from '../media/audio.ts'
+import type { FrameSampling } from '../media/frame-sampling.ts'
 import { decodeImage } from '../media/image.ts'
+import { decodeVideo } from '../media/video.ts'
 import type { DecodedAudio, DecodedImage, DecodedVideo, MediaSource } from './contracts.ts'
 
 export interface ReadOptions {
@@ -14,16 +16,24 @@ export interface ReadAudioOptions extends ReadOptions {
   readonly span?: { readonly startSeconds: number; readonly endSeconds: number }
 }
 
+export interface ReadVideoOptions extends ReadOptions {
+  /** Default: the decoder's. */
+  readonly sampling?: FrameSampling
+  /** Only this part of it. */
+  readonly span?: { readonly startSeconds: number; readonly endSeconds: number }
+}
+
 /** Where decoded media come from: this process, or child processes that may die over hostile files. What a reader lacks, it refuses. */
 export interface MediaReader {
   image(source: MediaSource, options: ReadOptions): Promise<DecodedImage>
   /** Mixed to one channel. */
   audio?(source: MediaSource, options: ReadAudioOptions): Promise<DecodedAudio>
-  video?(source: MediaSource, options: ReadOptions): Promise<DecodedVideo>
+  video?(source: MediaSource, options: ReadVideoOptions): Promise<DecodedVideo>
 }
 
 /** Decodes in this process: for one's own files. */
 export const localReader: MediaReader = {
   image: (source, { root, signal }) => decodeImage(source, { root, signal }),
   audio: (source, { root, signal, sampleRateHz, span }) => decodeAudio(source, { root, signal, sampleRateHz, span }),
+  video: (source, { root, signal, sampling, span }) => decodeVideo(source, { root, signal, sampling, span }),
 }
