@@ -4,11 +4,13 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { linear } from '../../projectors/linear.ts'
 import { openEncoder, writeDataset, writeLanguageModel } from '../../test/tune-tiny-pair.ts'
+import { ModalignError } from '../errors.ts'
 import { loadLanguageModel } from '../llm/language-model.ts'
 import type { MediaSource } from '../model/contracts.ts'
 import type { MediumFeatures } from '../model/media-features.ts'
 import { localReader } from '../model/media-reader.ts'
 import { compose, type MultimodalModel } from '../model/multimodal-model.ts'
+import { type FeatureStore, openFeatureStore } from './feature-store.ts'
 import { FeatureMemory } from './features.ts'
 
 let root: string
@@ -96,4 +98,38 @@ test('a source that cannot be used has its error in its place, and is not read a
 
 test('a defect is not taken for a bad source', async () => {
   await expect(memoryOf().orErrors(['red.png', 'defect'].map(picture))).rejects.toThrow(TypeError)
+})
+
+test('a store gives a second run the features of the first, without decoding or encoding', async () => {
+  const folder = join(root, 'store')
+  const pictures = [picture('red.png'), picture('blue.png'), picture('red.png')]
+  const options = { root: join(root, 'data') }
+  {
+    await using store = await openFeatureStore(folder, { dtype: 'float32' })
+    const first = await new FeatureMemory(model, { ...options, store }).of(pictures)
+    expect(read.length).toBe(2)
+    expect(store.counts).toMatchObject({ hits: 0, misses: 2, written: 2 })
+    read = []
+    batches = []
+    const again = await new FeatureMemory(model, { ...options, store }).of(pictures)
+    expect(again).toEqual(first)
+    expect({ read, batches }).toEqual({ read: [], batches: [] })
+    expect(store.counts).toMatchObject({ hits: 2, written: 2 })
+  }
+  await using store = await openFeatureStore(folder, { dtype: 'float16' })
+  await new FeatureMemory(model, { ...options, store }).of(pictures)
+  expect(read.length).toBe(2)
+})
+
+test('a store that cannot be written costs nothing but the storing, and is reported once', async () => {
+  await using store = await openFeatureStore(join(root, 'full'))
+  const full = new ModalignError({ code: 'FEATURE_STORE_WRITE', got: 'no space' })
+  const reported: ModalignError[] = []
+  const broken: FeatureStore = { ...store, put: () => Promise.reject(full) }
+  const memory = new FeatureMemory(model, { root: join(root, 'data'), store: broken, onStoreError: (error) => reported.push(error) })
+  await memory.of([picture('red.png')])
+  await memory.of([picture('blue.png')])
+  expect(reported).toEqual([full])
+  const strict = new FeatureMemory(model, { root: join(root, 'data'), store: broken })
+  await expect(strict.of([picture('red.png')])).rejects.toBe(full)
 })

@@ -1,14 +1,21 @@
-/** Frozen features, computed once for each medium and kept while there is room. */
+/** Frozen features, computed once for each medium: kept in memory while there is room, and in a store where one is given. */
 import { createHash } from 'node:crypto'
 import { ModalignError, unreachable } from '../errors.ts'
 import { encodeMedia, type MediumFeatures, type PreparedMedium, prepareMedium } from '../model/media-features.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
+import { gridTokens, projectedTokens } from '../model/token-grid.ts'
 import type { MediaPart } from '../text/conversation.ts'
+import { contentDigest } from './content-digest.ts'
+import type { FeatureKey, FeatureStore } from './feature-store.ts'
 
 export interface FeatureMemoryOptions extends ReadOptions {
   /** Features beyond this are computed again when they are needed again. Default 2 GiB. */
   readonly maxBytes?: number
+  /** Features of earlier runs are read here, and new ones written. It stays the caller's, who closes it. */
+  readonly store?: FeatureStore
+  /** Called once, when the store cannot be written any more: features are computed all the same. Default: the error is thrown. */
+  readonly onStoreError?: (error: ModalignError) => void
 }
 
 /** Features of media by where they come from. Paths are taken as unchanging for as long as this lives: one run. */
@@ -16,15 +23,20 @@ export class FeatureMemory {
   readonly #model: MultimodalModel
   readonly #options: ReadOptions
   readonly #maxBytes: number
+  readonly #store: FeatureStore | undefined
+  readonly #onStoreError: ((error: ModalignError) => void) | undefined
+  #writing = true
   readonly #known = new Map<string, MediumFeatures>()
   /** Why a medium has no features: it is not read again. */
   readonly #unusable = new Map<string, ModalignError>()
   #bytes = 0
 
-  constructor(model: MultimodalModel, { maxBytes = 2 ** 31, ...options }: FeatureMemoryOptions = {}) {
+  constructor(model: MultimodalModel, { maxBytes = 2 ** 31, store, onStoreError, ...options }: FeatureMemoryOptions = {}) {
     this.#model = model
     this.#options = options
     this.#maxBytes = maxBytes
+    this.#store = store
+    this.#onStoreError = onStoreError
   }
 
   /** Features of each medium, in order. @throws what decoding throws, naming the file. */
@@ -43,38 +55,72 @@ export class FeatureMemory {
       const key = keys[index] ?? ''
       if (!this.#known.has(key) && !this.#unusable.has(key)) missing.set(key, part)
     }
-    const prepared = await Promise.all([...missing].map(async ([key, part]) => ({ key, medium: await this.#prepared(part) })))
-    const usable: { readonly key: string; readonly medium: PreparedMedium }[] = []
-    for (const { key, medium } of prepared) {
-      if (medium instanceof ModalignError) this.#unusable.set(key, medium)
-      else usable.push({ key, medium })
+    const found = await Promise.all([...missing].map(async ([key, part]) => ({ key, ...(await this.#found(part)) })))
+    const fresh = new Map<string, MediumFeatures>()
+    const usable: (Prepared & { readonly key: string })[] = []
+    for (const one of found) {
+      if ('error' in one) this.#unusable.set(one.key, one.error)
+      else if ('features' in one) fresh.set(one.key, one.features)
+      else usable.push(one)
     }
     const encoded = await encodeMedia(
       (modality) => this.#model.branch(modality),
       usable.map(({ medium }) => medium),
       this.#options.signal,
     )
-    const fresh = new Map<string, MediumFeatures>()
-    for (const [index, features] of encoded.entries()) {
-      const key = usable[index]?.key ?? unreachable('features of no medium')
-      fresh.set(key, features)
-      if (this.#bytes + features.data.byteLength <= this.#maxBytes) {
-        this.#known.set(key, features)
-        this.#bytes += features.data.byteLength
-      }
+    for (const [index, features] of encoded.entries()) fresh.set(usable[index]?.key ?? unreachable('features of no medium'), features)
+    await this.#keep(usable, encoded)
+    for (const [key, features] of fresh) {
+      if (this.#bytes + features.data.byteLength > this.#maxBytes) continue
+      this.#known.set(key, features)
+      this.#bytes += features.data.byteLength
     }
     return keys.map((key) => this.#known.get(key) ?? fresh.get(key) ?? this.#unusable.get(key) ?? unreachable('a medium was forgotten'))
   }
 
-  async #prepared(part: MediaPart): Promise<PreparedMedium | ModalignError> {
+  async #found(part: MediaPart): Promise<Found> {
+    const branch = this.#model.branch(part.type)
     try {
-      return await prepareMedium(this.#model.branch(part.type), this.#model.reader, part, this.#options)
+      if (this.#store === undefined) return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options) }
+      const { encoder, projector } = branch
+      const content = await contentDigest(part.source, this.#options)
+      const stored: FeatureKey = { modality: part.type, content, region: part.region, encoder: encoder.fingerprint, width: encoder.width }
+      const known = this.#store.get(stored)
+      if (known !== undefined) {
+        const grid = encoder.grid(known.size)
+        // A record of another number of tokens is of another preprocessing: it is computed again.
+        if (gridTokens(grid) * encoder.width === known.data.length)
+          return { features: { modality: part.type, data: known.data, tokensOut: projectedTokens(projector, grid) } }
+      }
+      return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options), stored }
     } catch (error) {
-      if (error instanceof ModalignError) return error
+      if (error instanceof ModalignError) return { error }
       throw error
     }
   }
+
+  async #keep(media: readonly Prepared[], encoded: readonly MediumFeatures[]): Promise<void> {
+    if (this.#store === undefined || !this.#writing) return
+    const records = media.flatMap(({ medium, stored }, index) => {
+      const data = encoded[index]?.data
+      return stored === undefined || data === undefined ? [] : [{ key: stored, features: { size: medium.size, data } }]
+    })
+    try {
+      await this.#store.put(records)
+    } catch (error) {
+      if (!(error instanceof ModalignError) || error.code !== 'FEATURE_STORE_WRITE' || this.#onStoreError === undefined) throw error
+      this.#writing = false
+      this.#onStoreError(error)
+    }
+  }
 }
+
+interface Prepared {
+  readonly medium: PreparedMedium
+  /** Under which its features are to be stored. */
+  readonly stored?: FeatureKey
+}
+type Found = Prepared | { readonly features: MediumFeatures } | { readonly error: ModalignError }
 
 /** Samples that are read again bring their bytes anew: those are told by what they hold. */
 function keyOf({ type, source, region }: MediaPart): string {

@@ -1,0 +1,20 @@
+import { createHash } from 'node:crypto'
+import { openMedia } from '../media/source.ts'
+import type { MediaSource } from '../model/contracts.ts'
+import type { ReadOptions } from '../model/media-reader.ts'
+
+const chunkBytes = 2 ** 22
+/** Of what is hashed, not of what is decoded, which has limits of its own. */
+const largestBytes = 2 ** 40
+const timeoutMs = 60_000
+
+/** SHA-256 of a medium's original bytes, in hex; files are read in pieces. @throws what opening a medium throws */
+export async function contentDigest(source: MediaSource, { root, signal }: ReadOptions): Promise<string> {
+  const { bytes } = await openMedia(source, { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs })
+  const hash = createHash('sha256')
+  for (let offset = 0; offset < bytes.size; offset += chunkBytes) {
+    signal?.throwIfAborted()
+    hash.update(await bytes.read(offset, Math.min(chunkBytes, bytes.size - offset)))
+  }
+  return hash.digest('hex')
+}
