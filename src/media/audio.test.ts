@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { mkdtemp, open, rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
@@ -94,6 +95,41 @@ describe('WAV', () => {
       expect(difference).toBeLessThanOrEqual(label.includes('IMA') ? 16 / 32_768 : 0)
     })
   }
+
+  test('any samples that wavefile writes are those that are read', async () => {
+    const { WaveFile }: typeof import('wavefile') = createRequire(import.meta.url)('wavefile')
+    const depths = [
+      ['8', 128, 128, [0, 255]],
+      ['16', 2 ** 15, 0, [-(2 ** 15), 2 ** 15 - 1]],
+      ['24', 2 ** 23, 0, [-(2 ** 23), 2 ** 23 - 1]],
+      ['32', 2 ** 31, 0, [-(2 ** 31), 2 ** 31 - 1]],
+    ] as const
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...depths),
+        fc.constantFrom('RIFF', 'RIFX'),
+        fc.integer({ min: 1, max: 3 }),
+        fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 20 }),
+        async ([depth, scale, zero, [low, high]], container, channels, parts) => {
+          const values = parts.map((part) => Math.round(low + part * (high - low)))
+          const written = new WaveFile()
+          // The same in every channel, so that the mean is the value.
+          written.fromScratch(
+            channels,
+            8_000,
+            depth,
+            values.flatMap((value) => Array.from({ length: channels }, () => value)),
+            { container },
+          )
+          const { samples } = await decodeAudio(written.toBuffer())
+          const expected = Float32Array.from(values, (value) => (value - zero) / scale)
+          for (const [i, sample] of samples.entries()) expect(sample).toBeCloseTo(expected[i] ?? 9, 6)
+          expect(samples).toHaveLength(values.length)
+        },
+      ),
+      { numRuns: 60 },
+    )
+  })
 
   test('A1: sizes that were never written go to the end; sizes beyond the end are a cut file', async () => {
     expect(await failure(wav({ dataSize: 0xffffffff }))).toEqual({ code: 'DECODED 100 open-ended' })

@@ -1,6 +1,6 @@
 /**
  * Samples of a WAV file as floats, piece by piece, so that a day of sound needs no more memory than a minute. wavefile would unpack them, too, but takes the whole
- * file at once and 46 microseconds for a float sample; it gives the two companding curves, and its values are what the tests compare with.
+ * file at once and 0.2 to 1 microsecond a sample where this takes 0.03; it gives the two companding curves, and the tests compare with it.
  */
 import { createRequire } from 'node:module'
 import { ModalignError } from '../errors.ts'
