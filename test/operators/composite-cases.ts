@@ -53,12 +53,21 @@ export const composites: Readonly<Record<string, CaseOf>> = {
       numbers(draw, dtype, [samples, fixed(kvHeads), keys, width]),
       numbers(draw, dtype, [samples, fixed(kvHeads), keys, width]),
     ]
-    const over = draw.pick([undefined, [queries, keys], [fixed(1), fixed(1), queries, keys], [samples, fixed(1), queries, keys]])
+    // Biases of positions have an axis of heads, where heads make no groups.
+    const perHead = group === 1 ? [[samples, fixed(kvHeads), queries, keys]] : []
+    const over = draw.pick([
+      undefined,
+      [queries, keys],
+      [fixed(1), fixed(1), queries, keys],
+      [samples, fixed(1), queries, keys],
+      ...perHead,
+    ])
+    const cap = draw.pick([{}, { softcap: 1.5 }])
     const mask = over === undefined ? [] : [numbers(draw, dtype, over, { min: -3, max: 0 })]
     return {
       inputs: [q, k, v, ...mask],
       frozen: [3],
-      build: (a, b, c, m) => scaledDotProductAttention(a, given(b), given(c), m === undefined ? {} : { mask: m }),
+      build: (a, b, c, m) => scaledDotProductAttention(a, given(b), given(c), { ...cap, ...(m === undefined ? {} : { mask: m }) }),
       affineIn: [2],
     }
   },
@@ -73,10 +82,12 @@ export const composites: Readonly<Record<string, CaseOf>> = {
     const labels = indices(draw, [chunks, rows], classes.length, { negative: false })
     const hidden = numbers(draw, 'float32', [chunks, rows, width])
     const weights = numbers(draw, 'float32', [chunks, rows], { min: 0, max: 1 })
+    // A power of two: its reciprocal is exact.
+    const cap = draw.pick([{}, { softcap: 2 }])
     return {
       inputs: [hidden, numbers(draw, 'float32', [classes, width]), labels, weights],
       frozen: [3],
-      build: (h, w, l, r) => linearCrossEntropy(h, given(w), given(l), given(r)).sum,
+      build: (h, w, l, r) => linearCrossEntropy(h, given(w), given(l), given(r), cap).sum,
     }
   },
 }
