@@ -57,3 +57,18 @@ test('knows how to be made again, and is another with other frames', () => {
   expect(encoder.fingerprint).not.toBe(frames(pictures).fingerprint)
   expect(() => frames({ ...pictures, gridVaries: true })).toThrow('ENCODER_OPTIONS')
 })
+
+test('averages neighbouring frames, the last of what is left, and says when they lie', async () => {
+  const encoder = frames(pictures, { sampling: { type: 'fps', fps: 2 }, neighbours: 2 })
+  expect(encoder.grid({ frames: 3 }).segments).toEqual([{ frames: 2, rows: 2, columns: 3, time: [0, 1] }])
+  expect(encoder.gridVaries).toBe(true)
+  const { count, tokens, data } = await encoder.encode([
+    await encoder.preprocess(film(10, 20, 40)),
+    await encoder.preprocess(film(50, 70, 0)),
+  ])
+  expect([count, tokens]).toEqual([2, 12])
+  expect(Array.from(data)).toEqual([15, 40, 60, 0].flatMap((value) => [0, 1, 2, 3, 4, 5].map((token) => value + token)))
+  expect(encoder.recipe?.options).toMatchObject({ neighbours: 2 })
+  expect(() => frames(pictures, { neighbours: 0 })).toThrow(expect.objectContaining({ code: 'ENCODER_OPTIONS' }))
+  expect(frames(pictures, { sampling: { type: 'times', seconds: [1, 3] } }).grid({}).segments[0]?.time).toEqual([1, 3])
+})

@@ -1,7 +1,7 @@
 /** Films by their frames: an image encoder looks at each. */
 import { z } from 'zod'
 import { ModalignError } from '../src/errors.ts'
-import type { FrameSampling } from '../src/media/frame-sampling.ts'
+import { defaultMaxFrames, type FrameSampling } from '../src/media/frame-sampling.ts'
 import type { Encoder, EncoderRecipe, Features, JsonObject, TokenGrid } from '../src/model/contracts.ts'
 import type { NamedTensors } from '../src/tensors.ts'
 import { digest } from './onnx-file.ts'
@@ -11,10 +11,13 @@ export interface FramesOptions {
   readonly sampling?: FrameSampling | undefined
   /** To how many rows and columns each frame's features are averaged (adaptive average pooling). Default: they stay as they are. */
   readonly pooling?: { readonly rows: number; readonly columns: number } | undefined
+  /** The features of so many frames, one after another, are averaged; the last of what is left. Default 1. */
+  readonly neighbours?: number | undefined
 }
 
 /**
- * A video encoder of an image encoder: the features of all frames, one frame after another. The number of tokens is that of a frame times the frames taken. Disposing of the
+ * A video encoder of an image encoder: the features of all frames, one frame after another. The number of tokens is that of a frame times the frames taken,
+ * or means of neighbours of them; each lies at the second that the sampling says, where it says one. Disposing of the
  * result disposes of the image encoder.
  *
  * @throws {ModalignError} `ENCODER_OPTIONS` for an image encoder whose number of tokens varies, or one whose grid has several segments
@@ -25,8 +28,15 @@ export interface FramesOptions {
  */
 export function frames(
   encoder: Encoder<'image'>,
-  { sampling = { type: 'uniform', frames: 8 }, pooling }: FramesOptions = {},
+  { sampling = { type: 'uniform', frames: 8 }, pooling, neighbours = 1 }: FramesOptions = {},
 ): Encoder<'video'> {
+  if (!(Number.isInteger(neighbours) && neighbours >= 1))
+    throw new ModalignError({
+      code: 'ENCODER_OPTIONS',
+      field: '/neighbours',
+      got: String(neighbours),
+      expected: 'a whole number of at least 1',
+    })
   const [segment, ...others] = encoder.grid({}).segments
   if (encoder.gridVaries === true || segment === undefined || others.length > 0 || segment.frames !== 1) {
     throw new ModalignError({
@@ -38,15 +48,21 @@ export function frames(
   }
   const shape = { rows: segment.rows, columns: segment.columns }
   const out = pooling ?? shape
-  const recipe = recipeOf(encoder, sampling, pooling)
+  const recipe = recipeOf(encoder, { sampling, pooling, ...(neighbours > 1 && { neighbours }) })
   return {
     modality: 'video',
     label: `frames of ${encoder.label}`,
-    fingerprint: digest({ kind: 'frames 1', encoder: encoder.fingerprint, sampling, pooling }),
+    fingerprint: digest({ kind: 'frames 1', encoder: encoder.fingerprint, sampling, pooling, ...(neighbours > 1 && { neighbours }) }),
     ...(recipe !== undefined && { recipe }),
     width: encoder.width,
     sampling,
-    grid: ({ frames: count = expected(sampling) }): TokenGrid => ({ segments: [{ frames: count, ...out }] }),
+    gridVaries: sampling.type !== 'uniform' && sampling.type !== 'times',
+    grid({ frames: count = expected(sampling) }): TokenGrid {
+      const steps = Math.ceil(count / neighbours)
+      const times = secondsOf(sampling, count)
+      const time = times && Array.from({ length: steps }, (_, step) => times[step * neighbours] ?? 0)
+      return { segments: [{ frames: steps, ...out, ...(time !== undefined && { time }) }] }
+    },
     async preprocess(video) {
       const parts: Record<string, NamedTensors[string]> = {}
       for (const [index, frame] of video.frames.entries())
@@ -65,7 +81,8 @@ export function frames(
         })
       const features = await encoder.encode(films.flat(), options)
       const pooled = pooling === undefined ? features : averaged(features, shape, pooling)
-      return { count: inputs.length, tokens: each * pooled.tokens, width: pooled.width, data: pooled.data }
+      const data = neighbours === 1 ? pooled.data : joined(pooled, { frames: each, neighbours })
+      return { count: inputs.length, tokens: Math.ceil(each / neighbours) * pooled.tokens, width: pooled.width, data }
     },
     dispose: () => encoder.dispose(),
   }
@@ -74,7 +91,31 @@ export function frames(
 /** How many frames a film of unknown length gives. */
 function expected(sampling: FrameSampling): number {
   if (sampling.type === 'uniform') return sampling.frames
-  return sampling.type === 'times' ? sampling.seconds.length : (sampling.maxFrames ?? 32)
+  return sampling.type === 'times' ? sampling.seconds.length : (sampling.maxFrames ?? defaultMaxFrames)
+}
+
+/** At which second each frame lies: given ones, and even steps that the film's length did not thin out. */
+function secondsOf(sampling: FrameSampling, count: number): readonly number[] | undefined {
+  if (sampling.type === 'times') return sampling.seconds
+  if (sampling.type !== 'fps' || count >= (sampling.maxFrames ?? defaultMaxFrames)) return undefined
+  return Array.from({ length: count }, (_, at) => at / sampling.fps)
+}
+
+/** Means of neighbouring frames of films that have `frames` each. */
+function joined(
+  { count, tokens, width, data }: Features,
+  { frames: each, neighbours }: { readonly frames: number; readonly neighbours: number },
+): Float32Array {
+  const size = tokens * width
+  const steps = Math.ceil(each / neighbours)
+  const result = new Float32Array((count / each) * steps * size)
+  for (let frame = 0; frame < count; frame++) {
+    const step = Math.floor((frame % each) / neighbours)
+    const share = 1 / Math.min(neighbours, each - step * neighbours)
+    const to = (Math.floor(frame / each) * steps + step) * size
+    for (let at = 0; at < size; at++) result[to + at] = (result[to + at] ?? 0) + share * (data[frame * size + at] ?? 0)
+  }
+  return result
 }
 
 /** Tensors named `0.pixels`, `1.pixels`, ... as one set for each frame, in order. */
@@ -124,9 +165,10 @@ function span(index: number, length: number, wanted: number): readonly [number, 
 
 const plain: z.ZodType<JsonObject> = z.record(z.string(), z.json())
 
-function recipeOf({ recipe }: Encoder<'image'>, sampling: FrameSampling, pooling: FramesOptions['pooling']): EncoderRecipe | undefined {
+function recipeOf({ recipe }: Encoder<'image'>, { sampling, pooling, neighbours }: FramesOptions): EncoderRecipe | undefined {
   if (recipe === undefined) return undefined
   const { family, model, options } = recipe
   const encoder = { family, options, ...(model !== undefined && { model }) }
-  return { family: 'frames', options: plain.parse({ encoder, sampling, ...(pooling !== undefined && { pooling }) }) }
+  const rest = { sampling, ...(pooling !== undefined && { pooling }), ...(neighbours !== undefined && { neighbours }) }
+  return { family: 'frames', options: plain.parse({ encoder, ...rest }) }
 }
