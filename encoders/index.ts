@@ -7,6 +7,7 @@ import { concat } from './concat.ts'
 import { convnext } from './convnext.ts'
 import { dinov2 } from './dinov2.ts'
 import { dinov3 } from './dinov3.ts'
+import { eva } from './eva.ts'
 import { hubert } from './hubert.ts'
 import { imagebindAudio } from './imagebind-audio.ts'
 import { mobilenetV2 } from './mobilenet-v2.ts'
@@ -33,14 +34,14 @@ export { type OnnxAudioOptions, onnxAudio } from './onnx-audio.ts'
 export { type OnnxImageEncoder, type OnnxImageOptions, onnxImage } from './onnx-image.ts'
 
 /** Families of image encoders that all take the same options. */
-export const imageFamilies = { clip, openclip, siglip, vit, dinov2, dinov3, convnext } as const
+export const imageFamilies = { clip, openclip, siglip, vit, dinov2, dinov3, convnext, eva } as const
 
 export type { Siglip2Options } from './siglip2.ts'
 export type { SoundEncoder } from './sound-encoder.ts'
 export type { SoundLayout } from './sound-layout.ts'
 export { type SpeechEmbeddingOptions, speechEmbedding } from './speech-embedding.ts'
 export type { TiledOptions } from './tiled.ts'
-export { clip, concat, convnext, dinov2, dinov3, openclip, siglip, siglip2, tiled, vit }
+export { clip, concat, convnext, dinov2, dinov3, eva, openclip, siglip, siglip2, tiled, vit }
 
 /** Families of sound encoders that all take the same options. */
 export const soundFamilies = { whisper, wav2vec2, hubert, wavlm, ast, clap, imagebindAudio, beats } as const

@@ -10,6 +10,7 @@ import { concat } from '../encoders/concat.ts'
 import { convnext } from '../encoders/convnext.ts'
 import { dinov2 } from '../encoders/dinov2.ts'
 import { dinov3 } from '../encoders/dinov3.ts'
+import { eva } from '../encoders/eva.ts'
 import { openclip } from '../encoders/openclip.ts'
 import { siglip } from '../encoders/siglip.ts'
 import { siglip2 } from '../encoders/siglip2.ts'
@@ -37,7 +38,7 @@ const { transformers, cases } = z
     transformers: z.string(),
     cases: z.array(
       z.object({
-        family: z.enum(['clip', 'siglip', 'vit', 'dinov2', 'dinov3', 'convnext', 'openclip']),
+        family: z.enum(['clip', 'siglip', 'vit', 'dinov2', 'dinov3', 'convnext', 'openclip', 'eva']),
         name: z.string(),
         height: z.int(),
         width: z.int(),
@@ -46,7 +47,7 @@ const { transformers, cases } = z
     ),
   })
   .parse(JSON.parse(readFileSync(`${folder}cases.json`, 'utf8')))
-const families = { clip, siglip, vit, dinov2, dinov3, convnext, openclip }
+const families = { clip, siglip, vit, dinov2, dinov3, convnext, openclip, eva }
 
 type Float32Value = Extract<TensorValue, { dtype: 'float32' }>
 
@@ -92,7 +93,7 @@ function relativeError(a: Float32Array, b: Float32Array): number {
   return norm(a.map((value, index) => value - (b[index] ?? Number.NaN))) / norm(b)
 }
 
-describe(`hidden states equal those of Transformers ${transformers}`, () => {
+describe(`hidden states equal those of Transformers ${transformers}, timm and OpenCLIP`, () => {
   test.each(cases)('$name at $height x $width, layers $layers', async ({ family, name, height, width, layers }) => {
     const configFile = family === 'openclip' ? 'open_clip_config.json' : 'config.json'
     const tower = families[family].towerOf(JSON.parse(readFileSync(`${folder}${name}/${configFile}`, 'utf8')))

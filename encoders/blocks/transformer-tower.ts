@@ -30,7 +30,7 @@ export interface TransformerPlan extends LayerShape {
   /** Instead of `rotate`, where the angles hang on the picture's size. */
   readonly rotateFor?: (size: Size) => (x: Tensor) => Tensor
   /** Instead of the plain layer. */
-  readonly layer?: (x: Tensor, weights: FamilyWeights, layer: number) => Tensor
+  readonly layer?: (x: Tensor, weights: FamilyWeights, layer: number, rotate: LayerShape['rotate']) => Tensor
 }
 
 export function transformerTower(plan: TransformerPlan): VisionTower {
@@ -54,7 +54,7 @@ export function transformerTower(plan: TransformerPlan): VisionTower {
 }
 
 function layerOf(x: Tensor, weights: FamilyWeights, index: number, { layer, modules }: TransformerPlan, shape: LayerShape): Tensor {
-  if (layer !== undefined) return layer(x, weights, index)
+  if (layer !== undefined) return layer(x, weights, index, shape.rotate)
   if (modules === undefined) throw new Error('internal: a tower without layers')
   return transformerLayer(x, weights, modules(index), shape)
 }

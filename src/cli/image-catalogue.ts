@@ -38,7 +38,7 @@ const familySettings = z.strictObject({
 const siglip2Settings = familySettings.omit({ weights: true, prefixTokens: true })
 
 /** An encoder within another, as recipes name them. */
-const part = z.strictObject({
+export const part = z.strictObject({
   family: z.string().min(1),
   model: pathSchema.optional(),
   options: z.record(z.string(), z.json()).default({}),
@@ -53,6 +53,7 @@ export const imageSettings = {
   dinov2: familySettings,
   dinov3: familySettings,
   convnext: familySettings,
+  eva: familySettings,
   concat: z.strictObject({ by: z.enum(['channel', 'token']).optional(), encoders: z.array(part).min(2).max(16) }),
   tiled: z.strictObject({ encoder: part, tiling: tilingSchema, maxTiles: z.int().min(1).optional() }),
 } as const
@@ -70,6 +71,7 @@ export function imageCatalogue(place: EncoderPlace) {
     dinov2: family('dinov2'),
     dinov3: family('dinov3'),
     convnext: family('convnext'),
+    eva: family('eva'),
     async concat(options: unknown): Promise<Encoder<'image'>> {
       const { by, encoders } = checked('concat', imageSettings.concat, options)
       const made: ImageEncoder[] = []
