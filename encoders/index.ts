@@ -8,6 +8,7 @@ import { convnext } from './convnext.ts'
 import { dinov2 } from './dinov2.ts'
 import { dinov3 } from './dinov3.ts'
 import { eva } from './eva.ts'
+import { frames } from './frames.ts'
 import { hubert } from './hubert.ts'
 import { imagebindAudio } from './imagebind-audio.ts'
 import { mobilenetV2 } from './mobilenet-v2.ts'
@@ -29,6 +30,7 @@ export type { SoundFamilyOptions } from './blocks/sound-family.ts'
 export type { LayerChoice } from './blocks/vision-tower.ts'
 export type { ConcatOptions } from './concat.ts'
 export type { FeatureLayout } from './feature-layout.ts'
+export { type FramesOptions, frames } from './frames.ts'
 export { type MobilenetV2Options, mobilenetV2, mobilenetV2Preprocessing } from './mobilenet-v2.ts'
 export { type OnnxAudioOptions, onnxAudio } from './onnx-audio.ts'
 export { type OnnxImageEncoder, type OnnxImageOptions, onnxImage } from './onnx-image.ts'
@@ -58,4 +60,5 @@ export const encoders = {
   onnxAudio,
   speechEmbedding,
   ...soundFamilies,
+  frames,
 } as const

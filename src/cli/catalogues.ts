@@ -11,6 +11,7 @@ import { withoutUndefined } from '../runtime/session.ts'
 import { checked } from './encoder-options.ts'
 import { imageCatalogue, imageSettings, onnxImageSettings } from './image-catalogue.ts'
 import { soundCatalogue, soundSettings } from './sound-catalogue.ts'
+import { videoCatalogue, videoSettings } from './video-catalogue.ts'
 
 /** Where an encoder runs: a matter of the machine, not of what it computes, so no saved model remembers it. */
 export interface EncoderPlace {
@@ -28,6 +29,7 @@ export const encoderSettings = {
   mobilenetV2: mobilenetV2Settings,
   ...imageSettings,
   ...soundSettings,
+  ...videoSettings,
 } as const satisfies Record<keyof typeof encoders, z.ZodObject>
 
 /**
@@ -37,7 +39,7 @@ export const encoderSettings = {
  * const encoder = await encoderCatalogue({ device: 'cpu' }).mobilenetV2?.({ model: 'mobilenet.onnx' })
  */
 export function encoderCatalogue(place: EncoderPlace = {}): Catalogues['encoders'] {
-  return {
+  const images = {
     onnxImage: async (options: unknown) => {
       const settings = withoutUndefined(checked('onnxImage', onnxImageSettings, options))
       return remembered('onnxImage', await onnxImage({ ...settings, ...place }), settings)
@@ -47,8 +49,8 @@ export function encoderCatalogue(place: EncoderPlace = {}): Catalogues['encoders
       return remembered('mobilenetV2', await mobilenetV2({ ...settings, ...place }), settings)
     },
     ...imageCatalogue(place),
-    ...soundCatalogue(place),
-  } satisfies Record<keyof typeof encoders, unknown>
+  }
+  return { ...images, ...soundCatalogue(place), ...videoCatalogue(images) } satisfies Record<keyof typeof encoders, unknown>
 }
 
 /** Preprocessing that a file described is remembered as data: the file may be gone when the model is loaded. */
