@@ -9,7 +9,13 @@ import type { SoundEncoder } from '../encoders/sound-encoder.ts'
 import { wav2vec2 } from '../encoders/wav2vec2.ts'
 import { wavlm } from '../encoders/wavlm.ts'
 import { whisper } from '../encoders/whisper.ts'
+import { encoderCatalogue } from '../src/cli/catalogues.ts'
+import { gradients } from '../src/graph/gradients.ts'
+import { reduceSum } from '../src/graph/operators/reduce-sum.ts'
+import { input } from '../src/graph/tensor.ts'
 import { gridTokens } from '../src/model/token-grid.ts'
+import { lower } from '../src/onnx/lower.ts'
+import { createSession } from '../src/runtime/node.ts'
 
 const floats = z.base64().transform((text) => {
   const bytes = Uint8Array.from(Buffer.from(text, 'base64'))
@@ -86,4 +92,45 @@ describe.each(cases)('$name', ({ name, open, padded = false, order = (values) =>
       await encoder.dispose()
     }
   })
+})
+
+test('a saved recipe makes the same encoder, with its layer and its windows', async () => {
+  const options = { model: folderOf('whisper'), layer: 1, windowSeconds: 1, dropPadding: false, maxWindows: 1 } as const
+  const encoder = await whisper({ ...options, device: 'cpu', threads: 1 })
+  try {
+    const { family = '', model, options: saved } = encoder.recipe ?? {}
+    const again = await encoderCatalogue({ device: 'cpu', threads: 1 })[family]?.({ ...saved, ...(model !== undefined && { model }) })
+    expect(again?.fingerprint).toBe(encoder.fingerprint)
+    await again?.dispose()
+    expect(encoder.gridVaries).toBe(false)
+    expect(gridTokens(encoder.grid({}))).toBe(50)
+
+    // One window of one size: the layers alone are the encoder, and a training step can hold them.
+    const { graph } = encoder
+    expect(graph?.inputShape).toEqual([80, 100])
+    const name = graph?.inputName ?? ''
+    const preprocessed = await encoder.preprocess({ sampleRateHz: 16_000, samples: sound(9_000) })
+    const mel = input('mel', 'float32', [1, ...(graph?.inputShape ?? [])])
+    const features = graph?.build(mel)
+    if (features === undefined) throw new Error('no graph')
+    const slope = gradients(reduceSum(features, [0, 1, 2]), [mel])[0]
+    if (slope === undefined) throw new Error('no gradient')
+    const lowered = lower({ outputs: { features, slope }, inputs: [mel] })
+    const session = await createSession(
+      { bytes: lowered.bytes, ...(lowered.externalRoot !== undefined && { externalRoot: lowered.externalRoot }) },
+      { device: 'cpu', threads: 1 },
+    )
+    const value = preprocessed[name]
+    if (value === undefined) throw new Error(`no ${name}`)
+    const result = await session.run({ mel: value })
+    await session.dispose()
+    const encoded = await encoder.encode([preprocessed])
+    expect(
+      Array.from(result.features?.data ?? [], Number).map((one, at) => Math.abs(one - (encoded.data[at] ?? Number.NaN)) < 1e-5),
+    ).not.toContain(false)
+    expect(result.slope?.dims).toEqual([1, 80, 100])
+    expect(Array.from(result.slope?.data ?? [], Number).some((one) => one !== 0)).toBe(true)
+  } finally {
+    await encoder.dispose()
+  }
 })
