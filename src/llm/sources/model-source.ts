@@ -30,7 +30,7 @@ export type WeightForm = 'quantised' | 'float32'
 export interface SourceOptions {
   /**
    * For GGUF files. `quantised`: blocks of 4 or 8 bits stay such, which takes an eighth of the memory and generates several times as fast; activations are rounded to
-   * 8 bits where they meet such weights, gradients are not. `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
+   * 8 bits where they meet such weights, gradients are not: where two tokens are nearly as likely, the other one may come first. `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
    */
   readonly weights?: WeightForm
   /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
