@@ -7,6 +7,7 @@ import { input } from '../graph/tensor.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
 import type { Device } from '../runtime/session.ts'
 import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
+import { fuseGeneration } from './generation-fusion.ts'
 import { sourceContext } from './source-tokens.ts'
 
 export const generationInputs = {
@@ -79,7 +80,8 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
     ...Object.values(source.source ?? {}),
     ...layers.flatMap(({ key, value }) => [key, value]),
   ]
-  return lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
+  const lowered = lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
+  return options.fused === false ? lowered : fuseGeneration(lowered)
 }
 
 /** What a generation's session can do with its cache: see `GeneratorModel`. */
