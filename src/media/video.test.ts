@@ -349,6 +349,30 @@ skipWithout(missing).describe('films', () => {
     expect(await failure(locked)).toMatchObject({ code: 'VIDEO_ENCRYPTED' })
   })
 
+  test.skipIf(process.platform === 'win32')('frames far apart are sought, and are the same frames', async () => {
+    const log = path.join(folder, 'runs.log')
+    const recording = path.join(folder, 'recording-ffmpeg')
+    await writeFile(recording, `#!/bin/sh\necho "$*" >> ${log}\nexec ${ffmpeg} "$@"\n`)
+    chmodSync(recording, 0o755)
+    const kinds = [
+      ['far.mp4', ['-movflags', '+faststart']],
+      ['far.mkv', ['-output_ts_offset', '7']],
+    ] as const
+    for (const [name, options] of process.env.MODALIGN_LONG === '1' ? kinds : kinds.slice(0, 1)) {
+      const far = made(name, ...source(40), ...x264, '-g', '50', ...options)
+      const { frames, indices, timesSeconds } = await decodeVideo(far, {
+        sampling: { type: 'times', seconds: [39.9, 0.5, 20, 20.04, 39.9] },
+      })
+      const dump = dumped(far, 48, 32)
+      const times = probed(far)
+      expect(indices).toEqual([997, 12, 500, 501, 997])
+      expect(frames.map(({ data }, i) => Buffer.compare(data, dump[indices[i] ?? 0] ?? Buffer.alloc(0)))).toEqual(indices.map(() => 0))
+      for (const [i, time] of timesSeconds.entries()) expect(time).toBeCloseTo(times[indices[i] ?? 0] ?? -1, 2)
+      const part = await decodeVideo(far, { span: { startSeconds: 30, endSeconds: 31 }, sampling: { type: 'uniform', frames: 2 } })
+      expect(part.frames.map(({ data }, i) => Buffer.compare(data, dump[750 + (part.indices[i] ?? 0)] ?? Buffer.alloc(0)))).toEqual([0, 0])
+    }
+  })
+
   test('the sound of the same file, beginning with the film', async () => {
     const late = made(
       'late.mkv',

@@ -191,6 +191,7 @@ const defaultSampling: FrameSampling = { type: 'uniform', frames: 8 }
 
 /** Which frames of which part, at what size. */
 interface Plan {
+  readonly whole: FilmScan
   readonly part: FilmScan
   /** The number, in the whole film, of the part's first frame. */
   readonly offset: number
@@ -204,7 +205,13 @@ async function planOf(film: OpenFilm, scan: FilmScan, options: VideoFramesOption
   const { offset, part } = partOf(scan, span)
   const changes = sampling.type === 'scenes' ? await sceneChanges(film, scan, sampling.threshold ?? 0.3) : []
   const inPart = changes.map((index) => index - offset).filter((index) => index >= 0 && index < part.frames.length)
-  return { part, offset, indices: sampledIndices(part.frames, part.endSeconds, sampling, shortage, inPart), ...sizeOf(scan, options) }
+  return {
+    whole: scan,
+    part,
+    offset,
+    indices: sampledIndices(part.frames, part.endSeconds, sampling, shortage, inPart),
+    ...sizeOf(scan, options),
+  }
 }
 
 /** The frames that are on the screen at some moment of the span. */
@@ -242,28 +249,86 @@ async function* framesOf(film: OpenFilm, options: VideoFramesOptions, onPlan?: (
   const scan = await scanFilm(film)
   const plan = await planOf(film, scan, options)
   onPlan?.(plan)
-  const done = yield* taken(film, plan, 0)
+  const done = yield* taken(film, plan, 0, seekable.has(film.demuxer))
   if (done === plan.indices.length) return
   // The packets were not the frames (two fields a frame, broken frames, missing times): count again by decoding. What was taken had the right times.
   const exact = await planOf(film, await recountFilm(film, scan), options)
   onPlan?.(exact)
   const most = exact.indices.length
-  if ((yield* taken(film, exact, done)) >= most) return
+  if ((yield* taken(film, exact, done, false)) >= most) return
   throw new ModalignError({ code: 'VIDEO_DECODE', got: `fewer than ${most} frames`, expected: `${most} frames`, file: film.path })
 }
 
+/** Containers whose index leads to the right frame. */
+const seekable: ReadonlySet<string> = new Set(['mov', 'matroska'])
+
 /** Frames of the plan from its position `start` on; returns the position reached. It stops early where the film's frames are not those that were counted. */
-async function* taken(film: OpenFilm, { part, offset, indices, width, height }: Plan, start: number): AsyncGenerator<VideoFrame, number> {
-  if (start >= indices.length) return start
-  const numbers = [...new Set(indices.slice(start))].sort((a, b) => a - b)
+async function* taken(film: OpenFilm, plan: Plan, start: number, seeks: boolean): AsyncGenerator<VideoFrame, number> {
+  const { part, offset, indices } = plan
+  const numbers = [...new Set(indices.slice(start))].sort((a, b) => a - b).map((index) => index + offset)
   const lastUse = new Map(indices.map((index, position) => [index, position]))
+  const decoded = new Map<number, Omit<VideoFrame, 'index'>>()
+  let position = start
+  for (const run of seeks ? runsOf(plan.whole, numbers) : [{ numbers, from: 0 }]) {
+    let count = 0
+    for await (const frame of decodedRun(film, plan, run)) {
+      const index = (run.numbers[count++] ?? 0) - offset
+      const planned = part.frames[index]?.seconds ?? 0
+      const seconds = frame.seconds ?? planned
+      if (Math.abs(seconds - planned) > 1e-3) return position
+      decoded.set(index, { image: frame.image, seconds })
+      for (let next = indices[position]; next !== undefined; next = indices[position]) {
+        const ready = decoded.get(next)
+        if (ready === undefined) break
+        if (lastUse.get(next) === position) decoded.delete(next)
+        position++
+        yield { ...ready, index: next }
+      }
+    }
+    if (count < run.numbers.length) return position
+  }
+  return position
+}
+
+/** Frames that one process decodes, by number in the whole film; `from`: the frame that it begins to count at. */
+interface Run {
+  readonly numbers: readonly number[]
+  readonly from: number
+}
+
+/** Starting a process costs about as much as decoding this many small frames. */
+const worthSeeking = 200
+
+/** Cuts the frames into runs where a key frame lies far behind the last frame before it. */
+function runsOf({ frames }: FilmScan, numbers: readonly number[]): readonly Run[] {
+  const runs: { readonly numbers: number[]; readonly from: number }[] = []
+  let before = 0
+  for (const number of numbers) {
+    let key = number
+    while (key > before && frames[key]?.isKey !== true) key--
+    const run = runs.at(-1)
+    if (key - before >= worthSeeking) runs.push({ numbers: [number], from: number })
+    else if (run === undefined) runs.push({ numbers: [number], from: 0 })
+    else run.numbers.push(number)
+    before = number
+  }
+  return runs
+}
+
+async function* decodedRun(
+  film: OpenFilm,
+  { whole, width, height }: Plan,
+  { numbers, from }: Run,
+): AsyncGenerator<{ readonly image: DecodedImage; readonly seconds: number | undefined }> {
+  if (numbers.length === 0) return
   const bytes = width * height * 3
-  const raw = [...(await passthrough(film.ffmpeg)), '-enc_time_base', part.timeBase.join(':'), '-frames:v', String(numbers.length)]
-  const filter = `[${pictures}]select='${selection(numbers.map((index) => index + offset))}',scale=${width}:${height},format=rgb24,split[times][frames]`
+  const raw = [...(await passthrough(film.ffmpeg)), '-enc_time_base', whole.timeBase.join(':'), '-frames:v', String(numbers.length)]
+  const wanted = selection(numbers.map((number) => number - from))
+  const filter = `[${pictures}]select='${wanted}',scale=${width}:${height},format=rgb24,split[times][frames]`
   await using process = await startFfmpeg({
     input: { file: film.path },
     demuxer: film.demuxer,
-    inputOptions: ['-max_pixels', String(film.limits.maxPixels)],
+    inputOptions: ['-max_pixels', String(film.limits.maxPixels), ...(from > 0 ? seekOptions(whole, from) : [])],
     outputs: [
       // Times first: ffmpeg has written a frame's line before it waits for somebody to read its pixels.
       { options: ['-filter_complex', filter, '-map', '[times]', ...raw, '-flush_packets', '1'], format: 'framecrc', maxBytes: 2 ** 24 },
@@ -276,30 +341,23 @@ async function* taken(film: OpenFilm, { part, offset, indices, width, height }: 
   const [timeOutput, pixelOutput] = process.outputs
   if (timeOutput === undefined || pixelOutput === undefined) return unreachable('two outputs were asked for')
   const times = lineByLine(timeOutput)
-  const decoded = new Map<number, Omit<VideoFrame, 'index'>>()
-  let position = start
   let count = 0
   for await (const data of pieces(pixelOutput, bytes)) {
-    const index = numbers[count++]
     const line = await times.next()
-    if (index === undefined || line === undefined) break
-    if (line.bytes !== bytes)
+    if (line !== undefined && line.bytes !== bytes) {
       throw new ModalignError({ code: 'VIDEO_DECODE', got: `a frame of ${line.bytes} bytes`, expected: `${bytes} bytes` })
-    const planned = part.frames[index]?.seconds ?? 0
-    const seconds = line.seconds ?? planned
-    if (Math.abs(seconds - planned) > 1e-3) return position
-    decoded.set(index, { image: { width, height, data }, seconds })
-    for (let next = indices[position]; next !== undefined; next = indices[position]) {
-      const frame = decoded.get(next)
-      if (frame === undefined) break
-      if (lastUse.get(next) === position) decoded.delete(next)
-      position++
-      yield { ...frame, index: next }
     }
-    if (count === numbers.length) return position
+    yield { image: { width, height, data }, seconds: line?.seconds }
+    // The rest of the film is of no interest.
+    if (++count === numbers.length) return
   }
   await process.ended
-  return position
+}
+
+/** Decoding begins at the key frame before; frames before the time are dropped. Half a frame earlier, no rounding drops the first one. */
+function seekOptions({ frames }: FilmScan, from: number): readonly string[] {
+  const [first, before] = [frames[from]?.seconds ?? 0, frames[from - 1]?.seconds ?? 0]
+  return ['-copyts', '-start_at_zero', '-ss', ((first + before) / 2).toFixed(6)]
 }
 
 /** ffmpeg's condition for frames by number; runs of neighbours become one term. */
