@@ -29,7 +29,7 @@ export interface ExportFile {
   readonly files: readonly string[]
   /** Of the main graph and of all its branches. */
   readonly nodes: readonly NodeProto[]
-  /** By name. */
+  /** By name, their own and those of their casts. */
   readonly tensors: ReadonlyMap<string, StoredTensor>
   /** Names of the main graph's inputs. */
   readonly inputs: readonly string[]
@@ -55,8 +55,19 @@ export async function readExport(path: string): Promise<ExportFile> {
       graphs.push(...subgraphs(node))
     }
   }
+  // What a node only widens, renames or sees in another shape is still that initializer.
+  for (const {
+    opType,
+    input: [from = ''],
+    output: [to = ''],
+  } of nodes) {
+    const stored = tensors.get(from)
+    if (stored !== undefined && seen.has(opType)) tensors.set(to, stored)
+  }
   return { path, files: [...files], nodes, tensors, inputs: main.input.map(({ name }) => name) }
 }
+
+const seen = new Set(['Cast', 'Identity', 'Reshape'])
 
 /** Undefined for element types that no weight of ours has: strings, 8-bit floats. */
 function storedTensor(tensor: TensorProto, folder: string, file: string): StoredTensor | undefined {

@@ -110,12 +110,7 @@ const vectorUsers = new Set(['Mul', 'SimplifiedLayerNormalization', 'SkipSimplif
 
 /** The table that a node takes rows of, where it has the size of the token embeddings. */
 async function tableOf(file: ExportFile, node: NodeProto, { vocabulary, width }: TableSize): Promise<StoredMatrix | undefined> {
-  const producer = (name: string): NodeProto | undefined => file.nodes.find(({ output }) => output.includes(name))
-  const stored = (index: number): StoredTensor | undefined => {
-    const name = node.input[index] ?? ''
-    // Tied embeddings may be the head's blocks, seen in another shape.
-    return file.tensors.get(name) ?? (producer(name)?.opType === 'Reshape' ? file.tensors.get(producer(name)?.input[0] ?? '') : undefined)
-  }
+  const stored = (index: number): StoredTensor | undefined => file.tensors.get(node.input[index] ?? '')
   const data = stored(0)
   if (data === undefined) return undefined
   if (node.opType === 'Gather') {
