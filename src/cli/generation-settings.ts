@@ -14,7 +14,7 @@ export const generationHelp = {
   'repetition-penalty': 'above 1: tokens that occur already become less likely',
   'presence-penalty': 'taken from the logits of tokens that occur in the answer',
   'frequency-penalty': 'the same, as often as they occur',
-  'no-repeat-ngram-size': 'no sequence of so many tokens occurs twice; 0: any may',
+  'no-repeat-ngram-size': 'no sequence of so many tokens occurs twice; 0: no limit',
   'max-new-tokens': 'longest answer; default 256',
   'min-new-tokens': 'shortest answer; default 0',
   'stop-token-ids': "end an answer at this token; default: the model's own",

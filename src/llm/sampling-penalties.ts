@@ -8,7 +8,7 @@ export const penaltySchema = z.strictObject({
   presencePenalty: z.number().min(-100).max(100).optional(),
   /** Taken from the logit of a token as often as it occurs in the answer. 0: none. */
   frequencyPenalty: z.number().min(-100).max(100).optional(),
-  /** No sequence of so many tokens occurs twice in prompt and answer. 0: any may. */
+  /** No sequence of so many tokens occurs twice in prompt and answer. 0: no limit. */
   noRepeatNgramSize: z.int().min(0).max(1000).optional(),
 })
 export type PenaltyOptions = z.infer<typeof penaltySchema>
