@@ -20,12 +20,12 @@ import type { Tensor } from '../graph/tensor.ts'
 export interface WeightLookup {
   (name: string, shape: readonly number[]): Tensor
   /** Whether there is a tensor of this name. Absent: the names are those that Transformers writes today. */
-  readonly has?: (name: string) => boolean
+  readonly has?: ((name: string) => boolean) | undefined
   /**
    * Makes the product of a linear layer, x [..., inFeatures] -> [..., outFeatures]; the bias is added to what it returns. `plain` makes the usual product, and asks for
    * the weight only then. Embedding tables and the output matrix (`Decoder.head`) are no linear layers.
    */
-  readonly linear?: (x: Tensor, layer: LinearLayer, plain: () => Tensor) => Tensor
+  readonly linear?: ((x: Tensor, layer: LinearLayer, plain: () => Tensor) => Tensor) | undefined
 }
 
 /** One linear layer of a model. */
