@@ -99,10 +99,8 @@ async function checkBoxes(source: ByteSource, kind: MediaKind): Promise<string |
 /** Sample entries of encrypted tracks are called `encv` and `enca` (ISO/IEC 23001-7) and hold a box `sinf`. */
 function isEncrypted(movie: Buffer): boolean {
   for (let at = movie.indexOf('stsd', 0, 'latin1'); at >= 0; at = movie.indexOf('stsd', at + 4, 'latin1')) {
-    // version and flags, number of entries, size of the first, its name
-    const name = movie.toString('latin1', at + 16, at + 20).slice(0, 4)
-    if (at + 16 <= movie.length && ['encv', 'enca', 'drmi', 'drms'].includes(movie.toString('latin1', at + 16, at + 20))) return true
-    if (name === '') return false
+    // Version and flags, number of entries, size of the first, its name.
+    if (['encv', 'enca', 'drmi', 'drms'].includes(movie.toString('latin1', at + 16, at + 20))) return true
   }
   return false
 }

@@ -42,8 +42,8 @@ async function written(name: string, content: string | Uint8Array): Promise<stri
   return file
 }
 
-/** A PNG with any header, its checksums right. */
-function pngClaiming(width: number, height: number, rows: Uint8Array): Buffer {
+/** A PNG with any header, its checksums right. Colour types: 0 grey, 2 RGB, 4 grey with alpha, 6 RGBA. */
+function pngClaiming(width: number, height: number, rows: Uint8Array, bits = 8, colourType = 2): Buffer {
   const chunk = (type: string, content: Uint8Array): Buffer => {
     const body = Buffer.concat([Buffer.from(type, 'latin1'), content])
     const length = Buffer.alloc(4)
@@ -55,7 +55,7 @@ function pngClaiming(width: number, height: number, rows: Uint8Array): Buffer {
   const header = Buffer.alloc(13)
   header.writeUInt32BE(width, 0)
   header.writeUInt32BE(height, 4)
-  header.set([8, 2, 0, 0, 0], 8)
+  header.set([bits, colourType, 0, 0, 0], 8)
   return Buffer.concat([
     Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'),
     chunk('IHDR', header),
@@ -199,6 +199,24 @@ describe('content', () => {
     loop.writeUInt32LE(first, first + 2 + 12 * loop.readUInt16LE(first))
     const { code } = await failure(loop, { limits: { timeoutMs: 5_000 } })
     expect(code).toMatch(/^(DECODED 96 x 64|IMAGE_DECODE)$/)
+  })
+
+  test.each([
+    [0, 1, 0],
+    [2, 3, 0],
+    [4, 1, 1],
+    [6, 3, 1],
+  ])('I16: a PNG of 16 bits a channel, colour type %i: the high bytes', async (colourType, colours, alphas) => {
+    const [width, height, channels] = [5, 4, colours + alphas]
+    const value = (pixel: number, channel: number): number => (channel < colours ? (pixel * 7919 + channel * 104_729) & 0xffff : 0xffff)
+    const rows = Buffer.alloc(height * (1 + width * channels * 2))
+    for (let pixel = 0; pixel < width * height; pixel++)
+      for (let channel = 0; channel < channels; channel++)
+        rows.writeUInt16BE(value(pixel, channel), Math.floor(pixel / width) + 1 + (pixel * channels + channel) * 2)
+    const { data } = await decodeImage(pngClaiming(width, height, rows, 16, colourType))
+    expect([...data]).toEqual(
+      Array.from({ length: width * height * 3 }, (_, i) => value(Math.floor(i / 3), colours === 1 ? 0 : i % 3) >> 8),
+    )
   })
 
   test('I17: a profile of sixteen megabytes that is none', async () => {
