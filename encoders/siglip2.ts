@@ -9,7 +9,7 @@ import { activationName } from '../src/llm/activations.ts'
 import { checkpointWeights } from '../src/llm/checkpoint-weights.ts'
 import { type FamilyWeights, familyWeights } from '../src/llm/family-weights.ts'
 import { resizedSize } from '../src/media/picture-size.ts'
-import { type ImagePreprocessing, imagePreprocessingSchema, preprocessImage } from '../src/media/preprocess.ts'
+import { type ImagePreprocessing, preprocessImage } from '../src/media/preprocess.ts'
 import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import { kernels, taps } from '../src/media/resize-kernels.ts'
 import type { MediaSize, TokenGrid } from '../src/model/contracts.ts'
@@ -21,7 +21,7 @@ import { openCheckpoint } from '../src/weights/checkpoint.ts'
 import { toFloat32 } from '../src/weights/float16.ts'
 import { colours, count, epsilonField, evenHeads } from './blocks/config-fields.ts'
 import { checkpointHashes, type ImageEncoder } from './blocks/graph-image.ts'
-import { parseVisionConfig, readModelConfig } from './blocks/image-family.ts'
+import { imageFamilyOptionsSchema, parseVisionConfig, readModelConfig } from './blocks/image-family.ts'
 import { transformerLayer } from './blocks/transformer.ts'
 import { type LayerChoice, layerIndex } from './blocks/vision-tower.ts'
 import { clipModules } from './clip.ts'
@@ -57,27 +57,36 @@ export interface Siglip2Options {
   readonly label?: string | undefined
 }
 
+const optionsSchema = imageFamilyOptionsSchema.omit({ weights: true, prefixTokens: true })
 const names = { prefix: '', others: ['vision_model.'], probe: 'embeddings.patch_embedding.weight' }
 
 /**
  * SigLIP 2 with NaFlex. No prefix tokens. Rows and columns hang on the picture: `grid({ width, height })`; pictures of one call must have one grid. Position embeddings are
  * interpolated for each grid as the reference does (bilinear, antialiased). Checkpoints of fixed size (`model_type` siglip) are opened by `siglip`.
  *
- * @throws {ModalignError} `ENCODER_CONFIG`, `ENCODER_LAYER`, `ENCODER_PREPROCESSING` (patches of another size, or no limit on their number), `CHECKPOINT_...`, `TENSOR_...`, `WEIGHT_...`
+ * @throws {ModalignError} `ENCODER_OPTIONS`, `ENCODER_CONFIG`, `ENCODER_LAYER`, `ENCODER_PREPROCESSING` (patches of another size, or no limit on their number), `CHECKPOINT_...`, `TENSOR_...`, `WEIGHT_...`
  *
  * @example
  * const encoder = await siglip2('models/siglip2-base-patch16-naflex')
  * encoder.grid({ width: 640, height: 480 }).segments // [{ frames: 1, rows: 13, columns: 18 }]
  */
 export async function siglip2(given: string | Siglip2Options): Promise<ImageEncoder> {
-  const options = typeof given === 'string' ? { model: given } : given
+  const parsed = optionsSchema.safeParse(typeof given === 'string' ? { model: given } : given)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    throw new ModalignError({
+      code: 'ENCODER_OPTIONS',
+      field: `/${(issue?.path ?? []).join('/')}`,
+      got: issue?.message,
+      expected: 'options of siglip2',
+    })
+  }
+  const options = parsed.data
   const folder = path.resolve(options.model)
   const file = path.join(folder, 'config.json')
   const config = parseVisionConfig(siglip2Config, 'SigLIP 2 (NaFlex)', await readModelConfig(file, 'SigLIP 2 (NaFlex)'), file)
   const preprocessing =
-    typeof options.preprocessing === 'object'
-      ? imagePreprocessingSchema.parse(options.preprocessing)
-      : await readPreprocessorConfig(options.preprocessing ?? folder)
+    typeof options.preprocessing === 'object' ? options.preprocessing : await readPreprocessorConfig(options.preprocessing ?? folder)
   const rule = preprocessing.resize?.size
   if (rule === undefined || !('maxPatches' in rule) || rule.patchSize !== config.patch_size || preprocessing.centreCrop !== undefined) {
     throw new ModalignError({

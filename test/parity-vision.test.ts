@@ -17,9 +17,15 @@ import { siglip2 } from '../encoders/siglip2.ts'
 import { tiled } from '../encoders/tiled.ts'
 import { vit } from '../encoders/vit.ts'
 import { encoderCatalogue } from '../src/cli/catalogues.ts'
+import { matmulTransposed } from '../src/graph/composites/linear.ts'
 import { size } from '../src/graph/dim.ts'
+import { gradients } from '../src/graph/gradients.ts'
+import { add } from '../src/graph/operators/add.ts'
+import { mul } from '../src/graph/operators/mul.ts'
+import { reduceSum } from '../src/graph/operators/reduce-sum.ts'
 import { input, type Tensor } from '../src/graph/tensor.ts'
 import { checkpointWeights } from '../src/llm/checkpoint-weights.ts'
+import type { LinearLayer } from '../src/llm/decoder.ts'
 import { familyWeights } from '../src/llm/family-weights.ts'
 import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
@@ -112,6 +118,59 @@ describe(`hidden states equal those of Transformers ${transformers}, timm and Op
     }
   })
 })
+
+/** One of each kind of part: interpolated positions, angles and gates, convolutions and response norms. */
+test.each([
+  { family: 'clip', name: 'clip', height: 12, width: 20, module: 'encoder.layers.0.self_attn.q_proj' },
+  { family: 'dinov2', name: 'dinov2-registers', height: 12, width: 20, module: 'encoder.layer.0.mlp.fc1' },
+  { family: 'dinov3', name: 'dinov3', height: 16, width: 16, module: 'layer.0.mlp.gate_proj' },
+  { family: 'convnext', name: 'convnextv2', height: 16, width: 16, module: 'encoder.stages.1.layers.0.pwconv1' },
+] as const)(
+  '$name is differentiable: by its pixels, and by a low-rank change of $module',
+  async ({ family, name, height, width, module }) => {
+    const tower = families[family].towerOf(JSON.parse(readFileSync(`${folder}${name}/config.json`, 'utf8')))
+    const lookup = checkpointWeights(await openCheckpoint(`${folder}${name}`))
+    const parameters: Tensor[] = []
+    const adapted = Object.assign((weight: string, shape: readonly number[]) => lookup(weight, shape), {
+      ...(lookup.has !== undefined && { has: lookup.has }),
+      linear(x: Tensor, layer: LinearLayer, plain: () => Tensor) {
+        if (layer.module !== module) return plain()
+        const a = input('a', 'float32', [1, layer.inFeatures])
+        const b = input('b', 'float32', [layer.outFeatures, 1])
+        parameters.push(a, b)
+        return add(plain(), matmulTransposed(matmulTransposed(x, a), b))
+      },
+    })
+    const pixels = input('pixel_values', 'float32', [2, 3, height, width])
+    const features = tower.forward(pixels, familyWeights(adapted, tower.names), 'last')
+    const loss = reduceSum(mul(features, features), [0, 1, 2], { keepdims: false })
+    const wrt = [pixels, ...parameters]
+    expect(wrt).toHaveLength(3)
+    const outputs = Object.fromEntries(gradients(loss, wrt).map((gradient, index) => [`g${index}`, gradient]))
+    const { bytes, externalRoot } = lower({ outputs: { loss, ...outputs } })
+    const session = await createLocalSession({ bytes, ...(externalRoot !== undefined && { externalRoot }) }, { device: 'cpu', threads: 1 })
+    onTestFinished(() => session.dispose())
+    const own: Record<string, TensorValue> = { pixel_values: await reference(`${height}x${width}/pixels`) }
+    for (const { shape, node } of parameters) {
+      const dims = shape.map(Number)
+      const data = Float32Array.from({ length: dims.reduce((product, dim) => product * dim, 1) }, (_, at) => Math.sin(at * 1.7) / 5)
+      if (node.kind === 'input') own[node.name] = { dtype: 'float32', dims, data }
+    }
+    const at = await session.run(own)
+    for (const [index, feed] of ['pixel_values', 'a', 'b'].entries()) {
+      const [value, gradient] = [floats(own[feed]), floats(at[`g${index}`])]
+      const direction = value.data.map((_, place) => Math.cos(place * 2.3))
+      const along = async (step: number): Promise<number> => {
+        const moved = { ...value, data: value.data.map((one, place) => one + step * (direction[place] ?? 0)) }
+        return floats((await session.run({ ...own, [feed]: moved }, { fetch: ['loss'] })).loss).data[0] ?? Number.NaN
+      }
+      const step = 2e-3
+      const numeric = ((await along(step)) - (await along(-step))) / (2 * step)
+      const ours = gradient.data.reduce((sum, one, place) => sum + one * (direction[place] ?? 0), 0)
+      expect(Math.abs(ours - numeric), feed).toBeLessThan(0.02 * Math.abs(numeric) + 0.05)
+    }
+  },
+)
 
 describe('hidden states are found in published ONNX files', () => {
   test.each([
