@@ -12,7 +12,8 @@ const samples = 480_000
  * texts. Shorter sounds are repeated as often as they fit, as the published settings have it, so no token is dropped.
  *
  * Longer sounds: `rand_trunc` models (`clap-htsat-unfused`, the default where no `preprocessor_config.json` says otherwise) hear one window after another, where
- * Transformers draws one at random; `fusion` models hear the whole sound at once, as four pictures.
+ * Transformers draws one at random; `fusion` models hear the whole sound at once, as four pictures,
+ * and are told that it is longer; where no sound of a batch is longer, Transformers says so of one drawn at random, which is not followed.
  *
  * Takes a folder with `onnx/audio_model.onnx`, or the file itself.
  *

@@ -74,6 +74,7 @@ function gridVaries({ dropPadding }: SoundTokens, preprocessing: AudioPreprocess
   return dropPadding || windows.most > 1 || !oneSize
 }
 
+/** @throws {ModalignError} from `encode`: `ENCODER_INPUT`, `ENCODER_OUTPUT_SIZE`, `ENCODER_NOT_FINITE`; from `grid` and `preprocess`: `AUDIO_...` */
 export function soundEncoder(parts: SoundEncoderParts): SoundEncoder {
   const { preprocessing, tokens, width, model } = parts
   const sampleRateHz = sampleRateOf(preprocessing)
@@ -170,8 +171,20 @@ function place(data: Float32Array, pieces: readonly Piece[], features: SoundFeat
     })
   }
   const each = steps * columns * width
-  for (const [index, piece] of pieces.entries())
-    data.set(features.data.subarray(index * each, index * each + piece.steps * columns * width), piece.offset)
+  for (const [index, piece] of pieces.entries()) {
+    const kept = features.data.subarray(index * each, index * each + piece.steps * columns * width)
+    const bad = kept.findIndex((value) => !Number.isFinite(value))
+    if (bad >= 0) {
+      throw new ModalignError({
+        code: 'ENCODER_NOT_FINITE',
+        field: label,
+        got: `${kept[bad]} in token ${Math.floor(bad / width)} of a window`,
+        expected: 'finite features',
+        hint: 'the weights may be damaged, or overflow in half precision: try another device or a float32 file',
+      })
+    }
+    data.set(kept, piece.offset)
+  }
 }
 
 function piecesOf(named: NamedTensors, { width, tokens }: SoundEncoderParts, offset: number): readonly Piece[] {

@@ -21,6 +21,7 @@ export {
   type CaptionSummary,
   captionJob,
 } from './jobs/caption.ts'
+export { type EncodeJobOptions, type EncodeProgress, type EncodeSummary, encodeJob } from './jobs/encode.ts'
 export { type InputItem, type InputOptions, type Inputs, imageExtensions, inputItems } from './jobs/inputs.ts'
 export { type AdaptedLanguageModel, type AdaptOptions, adapt } from './llm/adapters/adapt.ts'
 export { loadAdapter, mergeAdapters, saveAdapter, unmergeAdapters } from './llm/adapters/adapter-files.ts'
@@ -40,9 +41,12 @@ export { decodeDataUrl } from './media/data-url.ts'
 export { type FrameSampling, type Shortage, type UniformRule, uniformIndices } from './media/frame-sampling.ts'
 export { type DecodedImageFile, type DecodeImageOptions, decodeImage } from './media/image.ts'
 export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
+export { clapLogMel, kaldiFbank, type LogMel, logMel, whisperLogMel } from './media/log-mel.ts'
+export { logMelGraph, lowerLogMel } from './media/log-mel-graph.ts'
 export { createMediaDecoder, type MediaDecoder, type MediaDecoderOptions } from './media/media-decoder.ts'
 export { type ImagePreprocessing, preprocessImage } from './media/preprocess.ts'
 export { parsePreprocessorConfig, readPreprocessorConfig } from './media/preprocessor-config.ts'
+export { type ResampleOptions, resample } from './media/resample.ts'
 export { type MediaInput, readMedia, type SourceOptions } from './media/source.ts'
 export {
   type DecodedVideoFile,
@@ -54,6 +58,9 @@ export {
 } from './media/video.ts'
 export { defaultVideoLimits, type VideoLimits } from './media/video-limits.ts'
 export { type Box, remapBox, type View, type ViewBox, viewsOf } from './media/views.ts'
+export { parseAudioPreprocessorConfig } from './media/waveform-config.ts'
+export { readAudioPreprocessorConfig } from './media/waveform-config-file.ts'
+export { type AudioPreprocessing, preprocessAudio } from './media/waveform-preprocess.ts'
 export type { Branch, Branches } from './model/branches.ts'
 export type * from './model/contracts.ts'
 export type { MediumFeatures } from './model/media-features.ts'
@@ -89,6 +96,16 @@ export { type LabelledIds, labelSpans, type PromptIds, renderPrompt } from './te
 export { loadChatTemplate, loadTokenizer } from './text/model-folder.ts'
 export { renderPreview } from './text/preview.ts'
 export { createTokenizer, type Tokenizer } from './text/tokenizer.ts'
+export {
+  type FeatureDtype,
+  type FeatureKey,
+  type FeatureStore,
+  type FeatureStoreCounts,
+  type FeatureStoreOptions,
+  openFeatureStore,
+  type StoredFeatures,
+} from './training/feature-store.ts'
+export { FeatureMemory, type FeatureMemoryOptions } from './training/features.ts'
 export { type LossCurveOptions, type LossPoint, renderLossCurve } from './training/loss-curve.ts'
 export { lossCurvePng, writeLossCurve } from './training/loss-curve-files.ts'
 export { type RunEvent, type RunListener, readRunLog, type StepMetrics } from './training/run-log.ts'
