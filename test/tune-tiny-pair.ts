@@ -27,7 +27,7 @@ const names = Object.keys(colours)
 const chatTemplate =
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-const config = {
+const base = {
   model_type: 'llama' as const,
   hidden_size: 32,
   intermediate_size: 64,
@@ -35,7 +35,6 @@ const config = {
   num_attention_heads: 2,
   num_key_value_heads: 1,
   vocab_size: 320,
-  max_position_embeddings: 128,
   rms_norm_eps: 1e-5,
   rope_theta: 10_000,
   hidden_act: 'silu' as const,
@@ -43,7 +42,8 @@ const config = {
 }
 
 /** A Hugging Face folder. `seed`: of its weights. */
-export async function writeLanguageModel(folder: string, seed = 0): Promise<void> {
+export async function writeLanguageModel(folder: string, seed = 0, maxPositions = 128): Promise<void> {
+  const config = { ...base, max_position_embeddings: maxPositions }
   await mkdir(folder, { recursive: true })
   const corpus = ['user', 'assistant', 'What colour is this?', ...names.map((name) => `It is ${name}.`)]
   const specialTokens = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
