@@ -72,6 +72,10 @@ test('refuses pictures of different grids in one call, and resolutions that are 
   const inputs = [await encoder.preprocess(picture(30, 10)), await encoder.preprocess(picture(10, 10))]
   await expect(encoder.encode(inputs)).rejects.toThrow(expect.objectContaining({ code: 'ENCODER_INPUT' }))
   const ragged = { kind: 'anyres', resolutions: [{ height: 12, width: 8 }] } as const
+  const cropping = { resize: { size: { shortestEdge: 9 }, filter: 'bicubic' }, centreCrop: { height: 8, width: 8 } } as const
+  expect(() => tiled({ ...counting(), preprocessing: cropping }, { tiling: { kind: 'dynamic', minTiles: 1, maxTiles: 6 } })).toThrow(
+    expect.objectContaining({ code: 'ENCODER_PREPROCESSING' }),
+  )
   expect(() => tiled(counting(), { tiling: ragged })).toThrow(expect.objectContaining({ code: 'ENCODER_PREPROCESSING' }))
 })
 

@@ -51,6 +51,15 @@ export function tiled(inner: ImageEncoder, options: TiledOptions): Encoder<'imag
     })
   }
   const spec = preprocessing.data
+  const [seen] = viewsOf(tile, inner.preprocessing)
+  if (seen === undefined || seen.scaleX !== 1 || seen.scaleY !== 1 || seen.left !== 0 || seen.top !== 0) {
+    throw new ModalignError({
+      code: 'ENCODER_PREPROCESSING',
+      got: `preprocessing that resizes a picture of ${tile.height} x ${tile.width} and crops it again`,
+      expected: 'preprocessing that leaves a tile as it is',
+      hint: 'open the encoder with preprocessing that resizes to the height and width of a tile',
+    })
+  }
   const own = innerGrid(inner)
   const layoutOf = (picture: PictureSize): TiledLayout => layout(picture, spec, own, maxTiles)
   const { recipe } = inner
