@@ -27,7 +27,17 @@ export { type AdaptedLanguageModel, type AdaptOptions, adapt } from './llm/adapt
 export { loadAdapter, mergeAdapters, saveAdapter, unmergeAdapters } from './llm/adapters/adapter-files.ts'
 export type { AdapterOptions, AdapterSettings } from './llm/adapters/settings.ts'
 export type { Decoder } from './llm/decoder.ts'
-export { type GenerationEvent, type GenerationOptions, type GenerationRequest, generationOptionsSchema } from './llm/generation.ts'
+export {
+  type Beam,
+  type EndEvent,
+  type FinishReason,
+  type GenerationEvent,
+  type GenerationOptions,
+  type GenerationRequest,
+  generationOptionsSchema,
+  type ScoredChoice,
+  type TokenEvent,
+} from './llm/generation.ts'
 export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation-session.ts'
 export { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
 export { type AudioNote, type DecodeAudioOptions, type DecodedAudioFile, decodeAudio } from './media/audio.ts'
