@@ -52,6 +52,8 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['FILE_NOT_REGULAR', exitCodes.usage],
   ['FILE_EXISTS', exitCodes.usage],
   ['PATH_', exitCodes.usage],
+  ['URL_', exitCodes.usage],
+  ['ADAPTER_', exitCodes.usage],
   ['DATASET_ROOT', exitCodes.usage],
   // A run whose numbers overflow: its learning rate is what to change.
   ['METRIC_NOT_FINITE', exitCodes.usage],
@@ -63,6 +65,9 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['VIDEO_', exitCodes.data],
   ['MEDIA_', exitCodes.data],
   ['FFMPEG_', exitCodes.data],
+  ['FEATURES_', exitCodes.data],
+  ['SOUND_', exitCodes.data],
+  ['SOURCE_', exitCodes.data],
   ['DATASET_', exitCodes.data],
   ['DATA_', exitCodes.data],
   ['JSON_', exitCodes.data],
@@ -75,6 +80,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['BATCH_', exitCodes.data],
 
   ['DISK_', exitCodes.environment],
+  ['FEATURE_STORE_', exitCodes.environment],
   ['FILE_', exitCodes.environment],
   ['OUTPUT_LOCKED', exitCodes.environment],
   ['FFMPEG_MISSING', exitCodes.environment],
@@ -91,6 +97,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
 
   ['ONNX_', exitCodes.artefact],
   ['SAFETENSORS_', exitCodes.artefact],
+  ['GGUF_', exitCodes.artefact],
   ['CHECKPOINT_', exitCodes.artefact],
   ['TENSOR_', exitCodes.artefact],
   ['WEIGHT_', exitCodes.artefact],

@@ -23,6 +23,11 @@ export const commands: readonly RegisteredCommand[] = [
     load: async () => (await import('./commands/caption.ts')).captionCommand,
   },
   {
+    name: 'encode',
+    summary: 'encode media once, into a store that tuning reads; resumes',
+    load: async () => (await import('./commands/encode.ts')).encodeCommand,
+  },
+  {
     name: 'doctor',
     summary: 'try every device and program for real',
     load: async () => (await import('./commands/doctor.ts')).doctorCommand,

@@ -3,7 +3,7 @@ import { ModalignError } from '../errors.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import type { Branch } from './branches.ts'
-import type { MediaSize, Modality } from './contracts.ts'
+import type { Encoder, MediaSize, Modality } from './contracts.ts'
 import type { MediaReader, ReadOptions } from './media-reader.ts'
 import { gridTokens, projectedTokens } from './token-grid.ts'
 
@@ -16,27 +16,40 @@ export interface MediumFeatures {
   readonly tokensOut: number
 }
 
-/** A medium on its way to the encoder. */
-export interface PreparedMedium {
-  readonly modality: Modality
+/** What an encoder takes of one medium. */
+export interface PreparedInputs {
   readonly inputs: NamedTensors
   /** Of the decoded medium: what the encoder's grid hangs on. */
   readonly size: MediaSize
   /** How many features it will have. */
   readonly tokens: number
+}
+
+/** A medium on its way to the encoder and the projector behind it. */
+export interface PreparedMedium extends PreparedInputs {
+  readonly modality: Modality
   readonly tokensOut: number
 }
 
 /** @throws what decoding and preprocessing throw */
-export async function prepareMedium(branch: Branch, reader: MediaReader, part: MediaPart, options: ReadOptions): Promise<PreparedMedium> {
-  const { encoder, projector } = branch
-  const { size, inputs } = await decoded(branch, reader, part, options)
-  const grid = encoder.grid(size)
-  return { modality: part.type, inputs, size, tokens: gridTokens(grid), tokensOut: projectedTokens(projector, grid) }
+export async function prepareMedium(
+  { encoder, projector }: Branch,
+  reader: MediaReader,
+  part: MediaPart,
+  options: ReadOptions,
+): Promise<PreparedMedium> {
+  const prepared = await prepareInputs(encoder, reader, part, options)
+  return { ...prepared, modality: part.type, tokensOut: projectedTokens(projector, encoder.grid(prepared.size)) }
+}
+
+/** @throws what decoding and preprocessing throw */
+export async function prepareInputs(encoder: Encoder, reader: MediaReader, part: MediaPart, options: ReadOptions): Promise<PreparedInputs> {
+  const { size, inputs } = await decoded(encoder, reader, part, options)
+  return { inputs, size, tokens: gridTokens(encoder.grid(size)) }
 }
 
 async function decoded(
-  { encoder }: Branch,
+  encoder: Encoder,
   reader: MediaReader,
   { type, source, region }: MediaPart,
   options: ReadOptions,
@@ -89,26 +102,36 @@ export async function encodeMedia(
     const alike = indices.flatMap((index) => media[index] ?? [])
     const [first] = alike
     if (first === undefined) continue
-    const { encoder } = branchOf(first.modality)
-    const { tokens, width, data } = await encoder.encode(
-      alike.map(({ inputs }) => inputs),
-      signal === undefined ? {} : { signal },
-    )
-    if (tokens !== first.tokens)
-      throw new ModalignError({
-        code: 'ENCODER_OUTPUT_SIZE',
-        field: encoder.label,
-        got: `${tokens} tokens`,
-        expected: `${first.tokens}, as its grid says`,
-      })
-    const each = tokens * width
+    const encoded = await encodeInputs(branchOf(first.modality).encoder, alike, signal)
     for (const [place, index] of indices.entries()) {
-      // A copy of its own, so that the batch's buffer can go.
-      const own = data.slice(place * each, (place + 1) * each)
-      found[index] = { modality: first.modality, data: own, tokensOut: alike[place]?.tokensOut ?? 0 }
+      const data = encoded[place]
+      if (data !== undefined) found[index] = { modality: first.modality, data, tokensOut: alike[place]?.tokensOut ?? 0 }
     }
   }
   return found
+}
+
+/** Features [tokens, width] of each medium; all have one number of tokens. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
+export async function encodeInputs(
+  encoder: Encoder,
+  media: readonly PreparedInputs[],
+  signal?: AbortSignal,
+): Promise<readonly Float32Array[]> {
+  const { tokens, width, data } = await encoder.encode(
+    media.map(({ inputs }) => inputs),
+    signal === undefined ? {} : { signal },
+  )
+  const other = media.find((one) => one.tokens !== tokens)
+  if (other !== undefined)
+    throw new ModalignError({
+      code: 'ENCODER_OUTPUT_SIZE',
+      field: encoder.label,
+      got: `${tokens} tokens`,
+      expected: `${other.tokens}, as its grid says`,
+    })
+  const each = tokens * width
+  // Copies of their own, so that the batch's buffer can go.
+  return media.map((_, place) => data.slice(place * each, (place + 1) * each))
 }
 
 function noReader(type: Modality): ModalignError {

@@ -8,7 +8,7 @@ import { fileError } from '../io/file-error.ts'
 import { nodeFs } from '../io/fs-ops.ts'
 import { decodeRecord, encodeRecord, type FeatureDtype, type FeatureKey, keyText, type StoredFeatures } from './stored-features.ts'
 
-export { type FeatureDtype, type FeatureKey, featureDtypes, type StoredFeatures } from './stored-features.ts'
+export { asStored, type FeatureDtype, type FeatureKey, featureDtypes, payloadBytes, type StoredFeatures } from './stored-features.ts'
 
 export interface FeatureStoreOptions {
   /** How features are kept, and part of their key. Default float16: half the disk, and within half a thousandth of each value. */
@@ -66,14 +66,21 @@ export async function openFeatureStore(folder: string, { dtype = 'float16' }: Fe
     closed = true
     await database.close()
   }
+  /** LMDB reads from a snapshot that lasts for a while: what another process has written since shows in a new one. */
+  const found = (id: Buffer): Buffer | undefined => {
+    const bytes = database.getBinary(id)
+    if (bytes !== undefined) return bytes
+    database.resetReadTxn()
+    return database.getBinary(id)
+  }
   return {
     folder: path,
     dtype,
     readOnly,
     counts,
-    has: (key) => database.doesExist(digest(key, dtype)),
+    has: (key) => found(digest(key, dtype)) !== undefined,
     get(key) {
-      const bytes = database.getBinary(digest(key, dtype))
+      const bytes = found(digest(key, dtype))
       if (bytes === undefined) {
         counts.misses++
         return undefined

@@ -117,7 +117,11 @@ test('a store gives a second run the features of the first, without decoding or 
     expect(store.counts).toMatchObject({ hits: 2, written: 2 })
   }
   await using store = await openFeatureStore(folder, { dtype: 'float16' })
-  await new FeatureMemory(model, { ...options, store }).of(pictures)
+  read = []
+  const computed = await new FeatureMemory(model, { ...options, store }).of(pictures)
+  expect(read.length).toBe(2)
+  // Rounded as they are kept, from the start.
+  expect(await new FeatureMemory(model, { ...options, store }).of(pictures)).toEqual(computed)
   expect(read.length).toBe(2)
 })
 

@@ -7,7 +7,7 @@ import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { gridTokens, projectedTokens } from '../model/token-grid.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { contentDigest } from './content-digest.ts'
-import type { FeatureKey, FeatureStore } from './feature-store.ts'
+import { asStored, type FeatureKey, type FeatureStore } from './feature-store.ts'
 
 export interface FeatureMemoryOptions extends ReadOptions {
   /** Features beyond this are computed again when they are needed again. Default 2 GiB. */
@@ -63,11 +63,12 @@ export class FeatureMemory {
       else if ('features' in one) fresh.set(one.key, one.features)
       else usable.push(one)
     }
-    const encoded = await encodeMedia(
+    const computed = await encodeMedia(
       (modality) => this.#model.branch(modality),
       usable.map(({ medium }) => medium),
       this.#options.signal,
     )
+    const encoded = computed.map((features) => this.#asStored(features))
     for (const [index, features] of encoded.entries()) fresh.set(usable[index]?.key ?? unreachable('features of no medium'), features)
     await this.#keep(usable, encoded)
     for (const [key, features] of fresh) {
@@ -97,6 +98,12 @@ export class FeatureMemory {
       if (error instanceof ModalignError) return { error }
       throw error
     }
+  }
+
+  #asStored(features: MediumFeatures): MediumFeatures {
+    if (this.#store === undefined) return features
+    const { width } = this.#model.branch(features.modality).encoder
+    return { ...features, data: asStored(features.data, width, this.#store.dtype) }
   }
 
   async #keep(media: readonly Prepared[], encoded: readonly MediumFeatures[]): Promise<void> {

@@ -8,7 +8,7 @@
  */
 import { crc32 } from 'node:zlib'
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
+import { ModalignError, unreachable } from '../errors.ts'
 import type { MediaSize, Modality, Region } from '../model/contracts.ts'
 import { toFloat16, toFloat32 } from '../weights/float16.ts'
 
@@ -81,7 +81,7 @@ export function encodeRecord(
       hint: 'the encoder overflows on this medium: try a float32 file or another device',
     })
   }
-  const dtype = stored === 'float16' && data.some((value) => Math.abs(value) > largestFloat16) ? 'float32' : stored
+  const dtype = dtypeFor(data, stored)
   const payload = packed(data, key.width, dtype)
   const header = Buffer.from(
     JSON.stringify({ format, key: JSON.parse(keyText(key, stored)), size, tokens: data.length / key.width, dtype }),
@@ -95,6 +95,23 @@ export function encodeRecord(
 }
 
 const largestFloat16 = 65_504
+
+/** Features as a store of this dtype gives them back: whoever keeps them uses these from the start, so that a second run sees what the first one saw. */
+export function asStored(data: Float32Array, width: number, dtype: FeatureDtype): Float32Array {
+  if (dtype === 'float32') return data
+  const kept = dtypeFor(data, dtype)
+  return unpacked(Buffer.from(packed(data, width, kept)), data.length / width, width, kept) ?? unreachable('features that were just packed')
+}
+
+function dtypeFor(data: Float32Array, stored: FeatureDtype): FeatureDtype {
+  return stored === 'float16' && data.some((value) => Math.abs(value) > largestFloat16) ? 'float32' : stored
+}
+
+/** About how many bytes of payload a medium of so many tokens takes. */
+export function payloadBytes(tokens: number, width: number, dtype: FeatureDtype): number {
+  const count = tokens * width
+  return dtype === 'float32' ? count * 4 : dtype === 'float16' ? count * 2 : count + width * 4
+}
 
 /** Why a record cannot be used, or its features. */
 export type DecodedRecord = { readonly features: StoredFeatures } | { readonly damage: string }

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { type ErrorData, errorData, ModalignError, unreachable } from '../../errors.ts'
 import type { JsonObject } from '../../io/json.ts'
 import { type CaptionItem, type CaptionOutcome, type CaptionSummary, captionJob } from '../../jobs/caption.ts'
-import { audioExtensions, type InputItem, type Inputs, imageExtensions, inputItems, videoExtensions } from '../../jobs/inputs.ts'
+import { type InputItem, type Inputs, inputItems } from '../../jobs/inputs.ts'
 import type { GenerationOptions } from '../../llm/generation.ts'
 import { createImageDecoder } from '../../media/child-decoder.ts'
 import { modalities } from '../../model/branches.ts'
@@ -19,6 +19,7 @@ import { commandText } from '../command-text.ts'
 import { exitCodeOf, exitCodes } from '../exit-codes.ts'
 import { generationHelp, generationOptionsOf, generationSettings } from '../generation-settings.ts'
 import { listenForInterrupts } from '../interrupts.ts'
+import { extensionsOf, units } from '../media-kinds.ts'
 import { closeModel, modelHelp, modelSettings, openModel } from '../model-source.ts'
 import type { Terminal } from '../terminal.ts'
 
@@ -102,13 +103,6 @@ async function countItems({ items }: Inputs): Promise<number> {
   for await (const _ of items) count++
   return count
 }
-
-const extensionsOf: Readonly<Record<Modality, readonly string[]>> = {
-  image: imageExtensions,
-  audio: audioExtensions,
-  video: videoExtensions,
-}
-const units: Readonly<Record<Modality, string>> = { image: 'pictures', audio: 'sounds', video: 'videos' }
 
 interface Asked {
   readonly modality: Modality

@@ -13,6 +13,8 @@ import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
 import { withoutUndefined } from '../../runtime/session.ts'
 import { elementCount } from '../../tensors.ts'
 import { samplePromptSchema } from '../../training/evaluation.ts'
+import { type FeatureStore, featureDtypes, openFeatureStore } from '../../training/feature-store.ts'
+import { FeatureMemory } from '../../training/features.ts'
 import { writeLossCurve } from '../../training/loss-curve-files.ts'
 import { durationText } from '../../training/progress.ts'
 import { type Progress, showProgress } from '../../training/progress-writer.ts'
@@ -43,6 +45,8 @@ const settings = z.strictObject({
   ...adapterShape,
   ...tuneOptionsSchema.shape,
   evaluation: z.strictObject(datasetSettings).optional(),
+  cache: pathSchema.optional(),
+  cacheDtype: z.enum(featureDtypes).default('float16'),
   prompts: z.array(samplePromptSchema.meta({ resolve: resolvedPrompt })).optional(),
 })
 type Settings = z.output<typeof settings>
@@ -108,6 +112,8 @@ export const tuneCommand = defineCommand({
     'soft-prompt-tokens': 'train so many embeddings in front of every sequence',
     'soft-prompt-text': 'a text whose embeddings they begin as',
     unfreeze: "train the language model's own weights: all, or patterns of names: ['model.layers.29.**', model.norm.weight]",
+    cache: 'folder of a feature store: media that it has are not encoded again, others are added',
+    'cache-dtype': 'how features are kept there: float32, float16 (default) or int8',
     output: 'folder of the run: metrics.jsonl, checkpoints, loss.svg, loss.png and the model',
     ...Object.fromEntries(Object.entries(tuningHelp).map(([name, help]) => [kebab(name), help])),
   },
@@ -135,9 +141,13 @@ export const tuneCommand = defineCommand({
         lora: _____,
         softPrompt: ______,
         unfreeze: _______,
+        cache,
+        cacheDtype: dtype,
         output,
         ...options
       } = given
+      await using store = cache === undefined ? undefined : await openFeatureStore(cache, { dtype })
+      const onStoreError = (error: ModalignError): void => terminal.note(`${renderError(error.details)}; going on without`)
       const listener = (event: RunEvent): void => {
         if (event.type === 'start') {
           finishing = true
@@ -150,6 +160,9 @@ export const tuneCommand = defineCommand({
         ...options,
         output,
         listeners: [listener],
+        ...(store && {
+          features: new FeatureMemory(model, { ...(dataset.root !== undefined && { root: dataset.root }), store, onStoreError }),
+        }),
         ...(heldOut && { evaluation: heldOut }),
         onBadRecord: (error) => bad.add(error.details),
         onDamagedCheckpoint: (error) => {
@@ -173,6 +186,7 @@ export const tuneCommand = defineCommand({
       }
       progress?.finish()
       const curve = await drawCurve(output, next.value.steps)
+      if (store !== undefined) sayCache(store, terminal)
       conclude({ summary: next.value, given, model, bad, heldOutLoss, curve, seconds: (performance.now() - started) / 1000 }, terminal)
       if (next.value.model !== undefined) return exitCodes.ok
       return sayHowToGoOn(next.value, argv, interrupts, terminal)
@@ -186,6 +200,13 @@ export const tuneCommand = defineCommand({
     }
   },
 })
+
+function sayCache({ folder, counts }: FeatureStore, terminal: Terminal): void {
+  const { hits, written, damaged, firstDamage } = counts
+  terminal.record({ type: 'cache', folder, ...counts })
+  terminal.note(`feature store: ${countText(hits)} read, ${countText(written)} written: ${folder}`)
+  if (damaged > 0) terminal.note(`${damaged} damaged records were computed again (${firstDamage})`)
+}
 
 function noEncoder(): ConfigurationError {
   return new ConfigurationError([

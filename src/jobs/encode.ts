@@ -1,0 +1,145 @@
+import { type ErrorData, errorData, ModalignError, unreachable } from '../errors.ts'
+import type { Encoder } from '../model/contracts.ts'
+import { encodeInputs, type PreparedInputs, prepareInputs } from '../model/media-features.ts'
+import type { MediaReader } from '../model/media-reader.ts'
+import { contentDigest } from '../training/content-digest.ts'
+import type { FeatureKey, FeatureStore } from '../training/feature-store.ts'
+import type { InputItem } from './inputs.ts'
+
+export interface EncodeJobOptions {
+  readonly items: AsyncIterable<InputItem>
+  readonly encoder: Encoder
+  readonly reader: MediaReader
+  readonly store: FeatureStore
+  /** Media in one run of the encoder. */
+  readonly batchSize: number
+  /** `fail`: the first bad item ends the job with its error; `skip`: it is counted and given to `onBadItem`. */
+  readonly onBad: 'fail' | 'skip'
+  readonly onBadItem?: ((item: InputItem, error: ErrorData) => void) | undefined
+  readonly onProgress?: ((progress: EncodeProgress) => void) | undefined
+  /** Stop in good order: what is under way is finished and kept. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Counts of items, so far. */
+export interface EncodeProgress {
+  readonly encoded: number
+  /** In the store already. */
+  readonly known: number
+  readonly bad: number
+}
+
+export interface EncodeSummary extends EncodeProgress {
+  readonly status: 'finished' | 'stopped'
+  /** Items that the job met. */
+  readonly total: number
+  /** Bad items by error code. */
+  readonly byCode: Readonly<Record<string, number>>
+}
+
+interface Ready {
+  readonly key: FeatureKey
+  readonly inputs: PreparedInputs
+}
+
+/** Batches of media in preparation at once: decoding goes on while the encoder runs. */
+const batchesAhead = 3
+
+/**
+ * Encodes media into a feature store. What the store has already is not decoded again, so that a job that was interrupted, or killed, goes on where it stopped.
+ *
+ * @throws with `onBad: 'fail'` the first bad item's error; FEATURE_STORE_WRITE, and what encoding throws. What was stored before is kept in each case.
+ * @example
+ * const { items } = await inputItems('photos')
+ * await using store = await openFeatureStore('cache')
+ * const { encoded, known } = await encodeJob({ items, encoder: await mobilenetV2(), reader: localReader, store, batchSize: 16, onBad: 'skip' })
+ */
+export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummary> {
+  const { encoder, store, batchSize, signal } = options
+  if (!Number.isSafeInteger(batchSize) || batchSize < 1)
+    throw new ModalignError({ code: 'JOB_BATCH_SIZE', got: `${batchSize}`, expected: 'a whole number of at least 1' })
+  const counts = { encoded: 0, known: 0, bad: 0 }
+  const byCode = new Map<string, number>()
+  const preparing = new Set<Promise<void>>()
+  const waiting = new Map<number, Ready[]>()
+  let encoding: Promise<void> = Promise.resolve()
+  let total = 0
+  let failure: { readonly error: unknown } | undefined
+  const failWith = (error: unknown): void => {
+    failure ??= { error }
+  }
+
+  const bad = (item: InputItem, error: ErrorData): void => {
+    counts.bad++
+    byCode.set(error.code, (byCode.get(error.code) ?? 0) + 1)
+    options.onBadItem?.(item, error)
+    options.onProgress?.(counts)
+    if (options.onBad === 'fail') failWith(new ModalignError(error))
+  }
+  /** One batch at a time goes through the encoder; the next ones are decoded meanwhile. */
+  const encode = (batch: readonly Ready[]): void => {
+    encoding = encoding.then(async () => {
+      if (failure !== undefined) return
+      try {
+        const features = await encodeInputs(
+          encoder,
+          batch.map(({ inputs }) => inputs),
+        )
+        await store.put(
+          batch.map(({ key, inputs }, index) => ({
+            key,
+            features: { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') },
+          })),
+        )
+        counts.encoded += batch.length
+        options.onProgress?.(counts)
+      } catch (error) {
+        failWith(error)
+      }
+    })
+  }
+  const take = (ready: Ready): void => {
+    const { tokens } = ready.inputs
+    const alike = [...(waiting.get(tokens) ?? []), ready]
+    if (alike.length === batchSize) encode(alike)
+    waiting.set(tokens, alike.length === batchSize ? [] : alike)
+  }
+  const prepare = async (item: InputItem): Promise<void> => {
+    if (item.error !== undefined) {
+      bad(item, item.error)
+      return
+    }
+    try {
+      const { modality, fingerprint, width } = encoder
+      const key: FeatureKey = { modality, content: await contentDigest(item.path, {}), encoder: fingerprint, width }
+      if (store.has(key) && store.get(key) !== undefined) {
+        counts.known++
+        options.onProgress?.(counts)
+      } else take({ key, inputs: await prepareInputs(encoder, options.reader, { type: modality, source: item.path }, {}) })
+    } catch (error) {
+      const data = errorData(error)
+      if (data.code === 'INTERNAL') failWith(error)
+      else bad(item, data)
+    }
+  }
+
+  for await (const item of options.items) {
+    if (signal?.aborted === true || failure !== undefined) break
+    total++
+    const task: Promise<void> = prepare(item).finally(() => preparing.delete(task))
+    preparing.add(task)
+    if (preparing.size >= batchesAhead * batchSize) await Promise.race(preparing)
+    // No more than one batch waits for the encoder, so that memory does not grow where decoding is the faster of the two.
+    if (total % batchSize === 0) await encoding
+  }
+  await Promise.all(preparing)
+  for (const batch of waiting.values()) if (batch.length > 0) encode(batch)
+  await encoding
+  if (failure !== undefined) throw failure.error
+  return {
+    status: signal?.aborted === true ? 'stopped' : 'finished',
+    total,
+    ...counts,
+    byCode: Object.fromEntries([...byCode].sort(([a], [b]) => (a < b ? -1 : 1))),
+  }
+}
