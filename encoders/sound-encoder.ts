@@ -188,7 +188,7 @@ function place(data: Float32Array, pieces: readonly Piece[], features: SoundFeat
 }
 
 function piecesOf(named: NamedTensors, { width, tokens }: SoundEncoderParts, offset: number): readonly Piece[] {
-  const longer = named['longer']?.data[0] === 1
+  const longer = named.longer?.data[0] === 1
   let at = offset
   return stepsOf(named).map((steps, index) => {
     const piece = { value: required(named[`window.${index}`], `window.${index}`), steps, longer, offset: at }
@@ -198,7 +198,7 @@ function piecesOf(named: NamedTensors, { width, tokens }: SoundEncoderParts, off
 }
 
 function stepsOf(named: NamedTensors): readonly number[] {
-  const { data } = required(named['steps'], 'steps')
+  const { data } = required(named.steps, 'steps')
   return Array.from(data, Number)
 }
 

@@ -82,7 +82,7 @@ export async function openSoundTower(
     device: session.device,
     async run(windows, _longer, signal) {
       const result = await session.run(tower.feeds(windows), signal === undefined ? {} : { signal })
-      const value = result['features']
+      const value = result.features
       if (value?.dtype !== 'float32') throw new Error('internal: features are float32')
       const [count = 0, tokens = 0, width = 0] = value.dims
       const { columns = 1 } = tower
