@@ -179,7 +179,7 @@ export class Tokenizer {
     } catch (error) {
       // The library spreads long lists into arguments.
       if (error instanceof RangeError) throw tooLong(text.length, error)
-      throw error
+      throw typedFailure(error)
     }
     return out
   }
@@ -198,7 +198,11 @@ export class Tokenizer {
     }
     if (tokens.length === 0) return ''
     const spelt = this.#byteDecoder ? joinBytes(tokens) : tokens
-    return this.#library.decoder?.decode(spelt) ?? spelt.join(' ')
+    try {
+      return this.#library.decoder?.decode(spelt) ?? spelt.join(' ')
+    } catch (error) {
+      throw typedFailure(error)
+    }
   }
 
   /** Decodes ids one at a time as a model produces them. */
@@ -328,8 +332,15 @@ export async function createTokenizer(files: TokenizerFiles): Promise<Tokenizer>
     return new Tokenizer(files, Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join(''))
   } catch (error) {
     if (error instanceof RangeError) throw invalid(files.file, '', 'lists or objects nested too deeply', 'a tokenizer.json')
-    throw error
+    throw typedFailure(error, files.file)
   }
+}
+
+/** The library takes a component's settings as they come and fails only when it uses them. */
+function typedFailure(error: unknown, file?: string): unknown {
+  if (error instanceof ModalignError || !(error instanceof Error)) return error
+  const expected = 'settings of components that @huggingface/tokenizers can use'
+  return new ModalignError({ code: 'TOKENIZER_INVALID', file, got: error.message, expected, cause: error })
 }
 
 function byteToken(byte: number): string {
