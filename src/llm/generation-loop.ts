@@ -1,5 +1,6 @@
 /** Continuous batching: answers join a running batch as others end, and none depends on its neighbours. */
 import { abortError } from '../runtime/abort.ts'
+import { disposedError } from '../runtime/host.ts'
 import type { GenerationEvent } from './generation.ts'
 import type { Answer } from './generation-answer.ts'
 import { CacheRows, type GeneratorModel, type MovedRow, type Tokens } from './generation-cache.ts'
@@ -107,7 +108,7 @@ export class GenerationLoop {
 
   /** Ends after the call under way, and gives the caches' memory back. */
   async dispose(): Promise<void> {
-    for (const { call } of [...this.#waiting, ...this.#slots]) this.#leave(call, new Error('internal: the loop was disposed'))
+    for (const { call } of [...this.#waiting, ...this.#slots]) this.#leave(call, disposedError())
     await this.#running
     await this.#rows.clear()
     await this.#forget()
