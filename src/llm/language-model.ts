@@ -53,7 +53,7 @@ const generationDefaults = z.object({
 })
 
 /**
- * Loads a language model from a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`) or from a GGUF file. float32 weights are
+ * Loads a language model from a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`), from a GGUF file, or from an ONNX export (a folder or its .onnx file; see `sources/onnx.ts`). float32 weights are
  * referred to where they lie; others are brought into that form once, in a file of the cache folder that every session maps.
  *
  * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, LLM_FORM, CHECKPOINT_*, GGUF_*, WEIGHT_*, TOKENIZER_*, DISK_*
