@@ -17,7 +17,7 @@ export const mobilenetV2Preprocessing: ImagePreprocessing = {
 }
 
 export type MobilenetV2Options = Partial<
-  Pick<OnnxImageOptions, 'model' | 'output' | 'preprocessing' | 'device' | 'threads' | 'batch' | 'label'>
+  Pick<OnnxImageOptions, 'model' | 'output' | 'preprocessing' | 'device' | 'threads' | 'sessions' | 'batch' | 'label'>
 >
 
 /**

@@ -10,8 +10,8 @@ import { encodeModel } from '../src/onnx/codec.ts'
 import { toFloat16Bits } from '../src/onnx/float16.ts'
 import type { ModelProto } from '../src/onnx/onnx_pb.ts'
 import { exposeTensors } from '../src/onnx/surgery.ts'
-import { createSession } from '../src/runtime/node.ts'
 import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
+import { createSessionPool, type SessionPool } from '../src/runtime/session-pool.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
 import { type FeatureLayout, gridOf, type LaidOut, type LayoutRequest, layOut } from './feature-layout.ts'
 import { digest, inputsOf, openModel, shown } from './onnx-file.ts'
@@ -32,6 +32,8 @@ export interface OnnxImageOptions {
   /** Default `auto`. */
   readonly device?: DeviceRequest | undefined
   readonly threads?: number | undefined
+  /** Sessions on the CPU that work on several calls of `encode` at once, each with its own copy of the weights and with `threads` threads. Default 1. */
+  readonly sessions?: number | undefined
   /** Pictures in one run at most. Default 16, or 1 where the file fixes the batch at 1. */
   readonly batch?: number | undefined
   /** Default: the file's name, or `onnx`. */
@@ -72,9 +74,10 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
   const output = typeof options.output === 'string' ? options.output : options.output(opened.model)
   const cut = exposeTensors(opened.model, [output])
   const contract = checkContract(cut, opened.model, preprocessing, file)
-  const session = await createSession(
+  const session = await createSessionPool(
     { bytes: encodeModel(cut), ...(opened.externalFolder !== undefined && { externalRoot: opened.externalFolder }) },
     { device: options.device ?? 'auto', ...(options.threads !== undefined && { threads: options.threads }) },
+    options.sessions,
   )
   try {
     const batch = contract.fixedBatch ? 1 : (settings.batch ?? 16)
@@ -124,6 +127,7 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
       device: session.device,
       grid: () => grid,
       preprocess,
+      preparation: { preprocessing, inputs: (tensor) => ({ [contract.input.name]: asInput(tensor, contract.input) }) },
       encode: (inputs, { signal } = {}) => encode(runner, trial, inputs, signal),
       dispose,
     }
@@ -224,7 +228,7 @@ function checkContract(cut: ModelProto, whole: ModelProto, preprocessing: ImageP
 }
 
 interface Runner extends LayoutRequest {
-  readonly session: Session
+  readonly session: SessionPool
   readonly input: TensorDescription
   readonly batch: number
 }

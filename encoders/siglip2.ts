@@ -14,8 +14,8 @@ import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import { kernels, taps } from '../src/media/resize-kernels.ts'
 import type { MediaSize, TokenGrid } from '../src/model/contracts.ts'
 import { lower } from '../src/onnx/lower.ts'
-import { createSession } from '../src/runtime/node.ts'
 import type { DeviceRequest } from '../src/runtime/session.ts'
+import { createSessionPool } from '../src/runtime/session-pool.ts'
 import { float32Tensor, type NamedTensors } from '../src/tensors.ts'
 import { openCheckpoint } from '../src/weights/checkpoint.ts'
 import { toFloat32 } from '../src/weights/float16.ts'
@@ -52,6 +52,8 @@ export interface Siglip2Options {
   readonly preprocessing?: ImagePreprocessing | string | undefined
   readonly device?: DeviceRequest | undefined
   readonly threads?: number | undefined
+  /** As `ImageFamilyOptions.sessions`. */
+  readonly sessions?: number | undefined
   /** Pictures in one run at most. Default 16. */
   readonly batch?: number | undefined
   readonly label?: string | undefined
@@ -106,9 +108,10 @@ export async function siglip2(given: string | Siglip2Options): Promise<ImageEnco
   const positions = input('positions', 'float32', [tokens, width])
   const features = forward(pixels, positions, weights, config, layer)
   const { bytes, externalRoot } = lower({ outputs: { features }, inputs: [pixels, positions] })
-  const session = await createSession(
+  const session = await createSessionPool(
     { bytes, ...(externalRoot !== undefined && { externalRoot }) },
     { device: options.device ?? 'auto', ...(options.threads !== undefined && { threads: options.threads }) },
+    options.sessions,
   )
   const gridOf = ({ width: across = 1, height = 1 }: MediaSize): { readonly rows: number; readonly columns: number } => {
     const resized = resizedSize({ width: across, height }, rule)

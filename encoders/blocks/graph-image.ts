@@ -8,8 +8,8 @@ import type { WeightLookup } from '../../src/llm/decoder.ts'
 import { type ImagePreprocessing, preprocessedSize, preprocessImage } from '../../src/media/preprocess.ts'
 import type { Encoder, EncoderGraph, EncoderRecipe, Features, TokenGrid } from '../../src/model/contracts.ts'
 import { lower } from '../../src/onnx/lower.ts'
-import { createSession } from '../../src/runtime/node.ts'
 import type { DeviceRequest, Session } from '../../src/runtime/session.ts'
+import { createSessionPool, type SessionPool } from '../../src/runtime/session-pool.ts'
 import { elementCount, float32Tensor, type NamedTensors, type TensorValue } from '../../src/tensors.ts'
 import type { Checkpoint } from '../../src/weights/checkpoint.ts'
 import { digest } from '../onnx-file.ts'
@@ -35,6 +35,7 @@ export interface GraphImageParts {
   readonly forward: (pixels: Tensor, weights: WeightLookup) => Tensor
   readonly device: DeviceRequest | undefined
   readonly threads: number | undefined
+  readonly sessions: number | undefined
   /** Pictures in one run at most. */
   readonly batch: number
 }
@@ -52,9 +53,10 @@ export async function graphImage(parts: GraphImageParts): Promise<ImageEncoder> 
   }
   const pixels = input(inputName, 'float32', [size('images'), ...inputShape])
   const { bytes, externalRoot, externalData } = lower({ outputs: { features: graph.build(pixels) }, inputs: [pixels] })
-  const session = await createSession(
+  const session = await createSessionPool(
     { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData !== undefined && { externalData }) },
     { device: parts.device ?? 'auto', ...(parts.threads !== undefined && { threads: parts.threads }) },
+    parts.sessions,
   )
   try {
     const { rows, columns } = parts.grid
@@ -72,6 +74,7 @@ export async function graphImage(parts: GraphImageParts): Promise<ImageEncoder> 
       device: session.device,
       grid: () => grid,
       preprocess: async (image) => ({ [inputName]: preprocessImage(image, preprocessing) }),
+      preparation: { preprocessing, inputs: (tensor) => ({ [inputName]: tensor }) },
       async encode(inputs, { signal } = {}) {
         const data = new Float32Array(inputs.length * tokens * width)
         for (let start = 0; start < inputs.length; start += parts.batch) {
@@ -108,7 +111,7 @@ interface RunShape {
 }
 
 async function run(
-  session: Session,
+  session: SessionPool,
   values: readonly Float32Array[],
   { inputShape, tokens, width }: RunShape,
   signal?: AbortSignal,

@@ -32,6 +32,8 @@ export interface ImageFamilyOptions {
   /** Default `auto`. */
   readonly device?: DeviceRequest | undefined
   readonly threads?: number | undefined
+  /** Sessions on the CPU that work on several calls of `encode` at once, each with `threads` threads. Default 1. */
+  readonly sessions?: number | undefined
   /** Pictures in one run at most. Default 16. */
   readonly batch?: number | undefined
   /** Default: the family and the folder's name. */
@@ -66,6 +68,7 @@ export const imageFamilyOptionsSchema = z.strictObject({
   prefixTokens: z.int().min(0).optional(),
   device: z.enum(['auto', 'cpu', 'cuda', 'directml', 'coreml', 'webgpu', 'wasm']).optional(),
   threads: z.int().min(1).optional(),
+  sessions: z.int().min(1).optional(),
   batch: z.int().min(1).max(4096).optional(),
   label: z.string().min(1).optional(),
 })
@@ -155,6 +158,7 @@ async function openGraph<C>(
     forward: (pixels, lookup) => withoutPrefix(tower.forward(pixels, familyWeights(lookup, tower.names), layer), tower.prefixTokens),
     device: opening.device,
     threads: opening.threads,
+    sessions: opening.sessions,
     batch: opening.batch ?? 16,
   })
 }
@@ -181,6 +185,7 @@ async function openOnnx<C>(family: ImageFamily<C>, tower: VisionTower | undefine
     ...(tower !== undefined && { grid: tokenGridOf({ height, width }, tower.patchAt(layerIndex(opening.layer, tower.layers))) }),
     device: opening.device,
     threads: opening.threads,
+    sessions: opening.sessions,
     batch: opening.batch,
     label: opening.label,
   })

@@ -17,6 +17,8 @@ import { videoCatalogue, videoSettings } from './video-catalogue.ts'
 export interface EncoderPlace {
   readonly device?: 'auto' | 'cpu' | 'cuda' | 'directml' | 'coreml' | 'webgpu' | 'wasm'
   readonly threads?: number
+  /** Of an image encoder on the CPU, each with `threads` threads: how many calls are worked on at once. Default 1. */
+  readonly sessions?: number
 }
 
 export { pathSchema } from './path-schema.ts'
@@ -50,7 +52,8 @@ export function encoderCatalogue(place: EncoderPlace = {}): Catalogues['encoders
     },
     ...imageCatalogue(place),
   }
-  return { ...images, ...soundCatalogue(place), ...videoCatalogue(images) } satisfies Record<keyof typeof encoders, unknown>
+  const { sessions: _, ...single } = place
+  return { ...images, ...soundCatalogue(single), ...videoCatalogue(images) } satisfies Record<keyof typeof encoders, unknown>
 }
 
 /** Preprocessing that a file described is remembered as data: the file may be gone when the model is loaded. */
@@ -79,6 +82,7 @@ export function withRecipe<M extends Modality>(encoder: Encoder<M>, recipe: Enco
     ...(encoder.sampling !== undefined && { sampling: encoder.sampling }),
     grid: (input) => encoder.grid(input),
     preprocess: (input) => encoder.preprocess(input),
+    ...(encoder.preparation !== undefined && { preparation: encoder.preparation }),
     encode: (inputs, options) => encoder.encode(inputs, options),
     ...(encoder.graph !== undefined && { graph: encoder.graph }),
     dispose: () => encoder.dispose(),

@@ -12,6 +12,7 @@ import { pathSchema } from './path-schema.ts'
 interface EncoderPlace {
   readonly device?: 'auto' | 'cpu' | 'cuda' | 'directml' | 'coreml' | 'webgpu' | 'wasm'
   readonly threads?: number
+  readonly sessions?: number
 }
 
 export const onnxImageSettings = z.strictObject({

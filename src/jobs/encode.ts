@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { type ErrorData, errorData, ModalignError, unreachable } from '../errors.ts'
 import type { Encoder } from '../model/contracts.ts'
 import { encodeInputs, type PreparedInputs, prepareInputs } from '../model/media-features.ts'
@@ -13,6 +14,8 @@ export interface EncodeJobOptions {
   readonly store: FeatureStore
   /** Media in one run of the encoder. */
   readonly batchSize: number
+  /** Batches that go through the encoder at once: one more than it has sessions keeps each of them busy. Default 2. */
+  readonly batchesAtOnce?: number | undefined
   /** `fail`: the first bad item ends the job with its error; `skip`: it is counted and given to `onBadItem`. */
   readonly onBad: 'fail' | 'skip'
   readonly onBadItem?: ((item: InputItem, error: ErrorData) => void) | undefined
@@ -42,8 +45,20 @@ interface Ready {
   readonly inputs: PreparedInputs
 }
 
-/** Batches of media in preparation at once: decoding goes on while the encoder runs. */
-const batchesAhead = 3
+/** More sessions than this cost more memory than they bring speed. */
+const mostSessions = 4
+
+/**
+ * How an encoder shares the CPU's threads with decoding: in several sessions, so that batches overlap, and none waits for another's slowest thread.
+ *
+ * @param threads of all sessions together; default: the cores
+ * @example
+ * const encoder = await mobilenetV2({ device: 'cpu', ...encoderThreads() })
+ */
+export function encoderThreads(threads = availableParallelism()): { readonly sessions: number; readonly threads: number } {
+  const sessions = Math.min(mostSessions, threads)
+  return { sessions, threads: Math.floor(threads / sessions) }
+}
 
 /**
  * Encodes media into a feature store. What the store has already is not decoded again, so that a job that was interrupted, or killed, goes on where it stopped.
@@ -55,14 +70,15 @@ const batchesAhead = 3
  * const { encoded, known } = await encodeJob({ items, encoder: await mobilenetV2(), reader: localReader, store, batchSize: 16, onBad: 'skip' })
  */
 export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummary> {
-  const { encoder, store, batchSize, signal } = options
-  if (!Number.isSafeInteger(batchSize) || batchSize < 1)
-    throw new ModalignError({ code: 'JOB_BATCH_SIZE', got: `${batchSize}`, expected: 'a whole number of at least 1' })
+  const { encoder, store, batchSize, batchesAtOnce = 2, signal } = options
+  for (const number of [batchSize, batchesAtOnce])
+    if (!Number.isSafeInteger(number) || number < 1)
+      throw new ModalignError({ code: 'JOB_BATCH_SIZE', got: `${number}`, expected: 'a whole number of at least 1' })
   const counts = { encoded: 0, known: 0, bad: 0 }
   const byCode = new Map<string, number>()
   const preparing = new Set<Promise<void>>()
   const waiting = new Map<number, Ready[]>()
-  let encoding: Promise<void> = Promise.resolve()
+  const encoding = new Set<Promise<void>>()
   let total = 0
   let failure: { readonly error: unknown } | undefined
   const failWith = (error: unknown): void => {
@@ -76,32 +92,33 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
     options.onProgress?.(counts)
     if (options.onBad === 'fail') failWith(new ModalignError(error))
   }
-  /** One batch at a time goes through the encoder; the next ones are decoded meanwhile. */
-  const encode = (batch: readonly Ready[]): void => {
-    encoding = encoding.then(async () => {
-      if (failure !== undefined) return
-      try {
-        const features = await encodeInputs(
-          encoder,
-          batch.map(({ inputs }) => inputs),
-        )
-        await store.put(
-          batch.map(({ key, inputs }, index) => ({
-            key,
-            features: { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') },
-          })),
-        )
-        counts.encoded += batch.length
-        options.onProgress?.(counts)
-      } catch (error) {
-        failWith(error)
-      }
-    })
+  const encode = async (batch: readonly Ready[]): Promise<void> => {
+    try {
+      const features = await encodeInputs(
+        encoder,
+        batch.map(({ inputs }) => inputs),
+      )
+      await store.put(
+        batch.map(({ key, inputs }, index) => ({
+          key,
+          features: { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') },
+        })),
+      )
+      counts.encoded += batch.length
+      options.onProgress?.(counts)
+    } catch (error) {
+      failWith(error)
+    }
+  }
+  const begin = (batch: readonly Ready[]): void => {
+    if (failure !== undefined) return
+    const task: Promise<void> = encode(batch).finally(() => encoding.delete(task))
+    encoding.add(task)
   }
   const take = (ready: Ready): void => {
     const { tokens } = ready.inputs
     const alike = [...(waiting.get(tokens) ?? []), ready]
-    if (alike.length === batchSize) encode(alike)
+    if (alike.length === batchSize) begin(alike)
     waiting.set(tokens, alike.length === batchSize ? [] : alike)
   }
   const prepare = async (item: InputItem): Promise<void> => {
@@ -128,13 +145,13 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
     total++
     const task: Promise<void> = prepare(item).finally(() => preparing.delete(task))
     preparing.add(task)
-    if (preparing.size >= batchesAhead * batchSize) await Promise.race(preparing)
-    // No more than one batch waits for the encoder, so that memory does not grow where decoding is the faster of the two.
-    if (total % batchSize === 0) await encoding
+    // Two batches are prepared while others are encoded; where decoding is the faster of the two, it waits, so that memory does not grow.
+    while (preparing.size >= 2 * batchSize) await Promise.race(preparing)
+    while (encoding.size >= batchesAtOnce) await Promise.race(encoding)
   }
   await Promise.all(preparing)
-  for (const batch of waiting.values()) if (batch.length > 0) encode(batch)
-  await encoding
+  for (const batch of waiting.values()) if (batch.length > 0) begin(batch)
+  await Promise.all(encoding)
   if (failure !== undefined) throw failure.error
   return {
     status: signal?.aborted === true ? 'stopped' : 'finished',

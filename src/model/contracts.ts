@@ -5,7 +5,8 @@ import type { Tensor } from '../graph/tensor.ts'
 import type { JsonObject } from '../io/json.ts'
 import type { WeightLookup } from '../llm/decoder.ts'
 import type { FrameSampling } from '../media/frame-sampling.ts'
-import type { NamedTensors } from '../tensors.ts'
+import type { ImagePreprocessing } from '../media/preprocess.ts'
+import type { NamedTensors, TensorValue } from '../tensors.ts'
 
 export type { JsonObject, JsonValue } from '../io/json.ts'
 
@@ -69,6 +70,13 @@ export interface EncoderGraph {
   build(input: Tensor, change?: (lookup: WeightLookup) => WeightLookup): Tensor
 }
 
+/** `preprocess` of an image encoder in two halves, the first of them plain data: decoding processes do it, and the pixels of whole pictures never cross. */
+export interface ImagePreparation {
+  readonly preprocessing: ImagePreprocessing
+  /** What the encoder takes, of the tensor that the preprocessing gave. */
+  inputs(tensor: TensorValue): NamedTensors
+}
+
 /** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */
 export interface Encoder<M extends Modality = Modality> {
   readonly modality: M
@@ -89,6 +97,8 @@ export interface Encoder<M extends Modality = Modality> {
   /** Prefix tokens (CLS, registers) are declared by the encoder and dropped before the features leave it. */
   grid(input: MediaSize): TokenGrid
   preprocess(input: DecodedMedia[M]): Promise<NamedTensors>
+  /** Images. Absent where preprocessing is more than plain data can say. */
+  readonly preparation?: ImagePreparation
   /** Features of several inputs of one number of tokens at once: float32 `[inputs.length, tokens, width]`. */
   encode(inputs: readonly NamedTensors[], options?: { readonly signal?: AbortSignal }): Promise<Features>
   /** Absent where the encoder is a session over a file. */

@@ -56,6 +56,11 @@ async function decoded(
 ): Promise<{ readonly size: MediaSize; readonly inputs: NamedTensors }> {
   switch (type) {
     case 'image': {
+      const { preparation } = encoder
+      if (preparation !== undefined && reader.preparedImage !== undefined) {
+        const { tensor, width, height } = await reader.preparedImage(source, preparation.preprocessing, options)
+        return { size: { width, height }, inputs: preparation.inputs(tensor) }
+      }
       const image = await reader.image(source, options)
       return { size: { width: image.width, height: image.height }, inputs: await encoder.preprocess(image) }
     }

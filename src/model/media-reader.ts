@@ -1,6 +1,8 @@
 import { decodeAudio } from '../media/audio.ts'
+import type { ImageDecoder, PreprocessedImage } from '../media/child-decoder.ts'
 import type { FrameSampling } from '../media/frame-sampling.ts'
 import { decodeImage } from '../media/image.ts'
+import type { ImagePreprocessing } from '../media/preprocess.ts'
 import { decodeVideo } from '../media/video.ts'
 import type { DecodedAudio, DecodedImage, DecodedVideo, MediaSource } from './contracts.ts'
 
@@ -26,6 +28,12 @@ export interface ReadVideoOptions extends ReadOptions {
 /** Where decoded media come from: this process, or child processes that may die over hostile files. What a reader lacks, it refuses. */
 export interface MediaReader {
   image(source: MediaSource, options: ReadOptions): Promise<DecodedImage>
+  /** Decoded and prepared where it was decoded. */
+  preparedImage?(
+    source: MediaSource,
+    preprocessing: ImagePreprocessing,
+    options: ReadOptions,
+  ): Promise<Pick<PreprocessedImage, 'tensor' | 'width' | 'height'>>
   /** Mixed to one channel. */
   audio?(source: MediaSource, options: ReadAudioOptions): Promise<DecodedAudio>
   video?(source: MediaSource, options: ReadVideoOptions): Promise<DecodedVideo>
@@ -36,4 +44,19 @@ export const localReader: MediaReader = {
   image: (source, { root, signal }) => decodeImage(source, { root, signal }),
   audio: (source, { root, signal, sampleRateHz, span }) => decodeAudio(source, { root, signal, sampleRateHz, span }),
   video: (source, { root, signal, sampling, span }) => decodeVideo(source, { root, signal, sampling, span }),
+}
+
+/**
+ * Pictures from decoding processes, everything else decoded here. Paths are those of the decoder's root.
+ *
+ * @example
+ * await using decoder = createImageDecoder()
+ * const summary = await encodeJob({ items, encoder, reader: decodingReader(decoder), store, batchSize: 16, onBad: 'skip' })
+ */
+export function decodingReader(decoder: ImageDecoder): MediaReader {
+  return {
+    ...localReader,
+    image: (source, { signal }) => decoder.decode(source, signal === undefined ? {} : { signal }),
+    preparedImage: (source, preprocessing, { signal }) => decoder.preprocess(source, preprocessing, signal === undefined ? {} : { signal }),
+  }
 }

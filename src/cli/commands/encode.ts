@@ -1,12 +1,12 @@
 import { z } from 'zod'
 import { type ErrorData, renderError } from '../../errors.ts'
 import { freeBytes } from '../../io/free-space.ts'
-import { type EncodeSummary, encodeJob } from '../../jobs/encode.ts'
+import { type EncodeSummary, encodeJob, encoderThreads } from '../../jobs/encode.ts'
 import { type Inputs, inputItems } from '../../jobs/inputs.ts'
 import { createImageDecoder } from '../../media/child-decoder.ts'
 import { gridVaries } from '../../model/branches.ts'
 import type { Encoder } from '../../model/contracts.ts'
-import { localReader, type MediaReader } from '../../model/media-reader.ts'
+import { decodingReader } from '../../model/media-reader.ts'
 import { gridTokens } from '../../model/token-grid.ts'
 import { devices, withoutUndefined } from '../../runtime/session.ts'
 import { type FeatureStore, featureDtypes, openFeatureStore, payloadBytes } from '../../training/feature-store.ts'
@@ -43,13 +43,14 @@ export const encodeCommand = defineCommand({
     'on-bad': 'a medium that cannot be used ends the job, or is counted and told (default skip)',
     root: 'the folder that no medium may lie outside of; default: where the input begins',
     device: 'where to compute; default auto',
-    threads: 'threads on the CPU',
+    threads: 'threads on the CPU; default: the cores',
   },
   positionals: [
     { name: 'INPUT', setting: 'input', help: 'a folder, a pattern such as photos/**/*.jpg, a JSONL file with "source", or one medium' },
   ],
   async run(given, { io, terminal, argv }) {
-    const encoder = await makeEncoder(given.encoder, withoutUndefined({ device: given.device, threads: given.threads }))
+    const shared = encoderThreads(given.threads)
+    const encoder = await makeEncoder(given.encoder, withoutUndefined({ device: given.device, ...shared }))
     let progress: Progress | undefined
     using interrupts = listenForInterrupts(io, () => progress?.message('stopping after this batch; press Ctrl-C again to stop at once'))
     try {
@@ -57,17 +58,14 @@ export const encodeCommand = defineCommand({
       await using store = await openFeatureStore(given.cache, { dtype: given.cacheDtype })
       const inputs = await inputItems(given.input, { root: given.root, extensions: extensionsOf[encoder.modality] })
       const total = await announce(inputs, encoder, store, terminal)
-      const reader: MediaReader = {
-        ...localReader,
-        image: (source, { signal }) => decoder.decode(source, signal === undefined ? {} : { signal }),
-      }
       progress = showProgress({ label: 'encode', total, unit: units[encoder.modality], stream: io.stderr, env: io.env })
       const summary = await encodeJob({
         items: inputs.items,
         encoder,
-        reader,
+        reader: decodingReader(decoder),
         store,
         batchSize: given.batchSize,
+        batchesAtOnce: shared.sessions + 1,
         onBad: given.onBad,
         onBadItem: ({ id, source }, error) => tellBad(id, source, error, terminal, progress),
         signal: interrupts.signal,
