@@ -297,8 +297,8 @@ describe('modalign.json', () => {
     const folder = await copyOfSaved()
     await editManifest(folder, (text) => text.replace(/"path": "[^"]*"/, '"path": "elsewhere"'))
     expect(await refusal(folder, { encoders: { image: encoder } })).toMatchObject({
-      code: 'LLM_CONFIG_MISSING',
-      file: join(folder, 'elsewhere', 'config.json'),
+      code: 'FILE_MISSING',
+      file: join(folder, 'elsewhere'),
     })
   })
 })

@@ -152,12 +152,12 @@ describe('a folder that is no model', () => {
       { code: 'LLM_FAMILY_UNKNOWN' },
     ],
     ['lacks a size', 'config.json', (text) => text.replace('"hidden_size":32,', ''), { code: 'LLM_CONFIG', field: '/hidden_size' }],
-    ['has another activation', 'config.json', (text) => text.replace('"silu"', '"relu"'), { code: 'LLM_CONFIG', field: '/hidden_act' }],
+    ['has another activation', 'config.json', (text) => text.replace('"silu"', '"snake"'), { code: 'LLM_CONFIG', field: '/hidden_act' }],
     [
-      'scales its rope',
+      'scales its rope by half',
       'config.json',
       (text) => text.replace('"rope_theta"', '"rope_scaling":{"rope_type":"llama3","factor":8},"rope_theta"'),
-      { code: 'LLM_CONFIG', field: '/rope_scaling' },
+      { code: 'LLM_CONFIG', field: '/rope_scaling/low_freq_factor' },
     ],
     [
       'has heads that do not share the width',
