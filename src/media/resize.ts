@@ -14,6 +14,8 @@ import {
   torchvisionNearest,
   torchvisionTaps,
 } from './resize-kernels.ts'
+import { columns, rows } from './resize-loops.ts'
+import { simdColumns, simdRows } from './resize-simd.ts'
 
 export type { ResampleFilter } from './resize-kernels.ts'
 
@@ -28,67 +30,21 @@ export interface Window {
   readonly height: number
 }
 
-// `?? 0` below is for the type checker only: the reads are in bounds, and the compiled loops carry no test for it.
-
 /** A part of an image that a pass reads or writes: `data` holds `width` pixels a row; its first pixel is (`left`, `top`) of the whole. */
 interface Part extends Window {
   readonly data: Uint8Array | Uint8ClampedArray
 }
 
 /** Every row of `part`, made `axis.size` pixels wide. */
-function resizeRows(part: Part, axis: Axis, { stride, starts, counts, weights, precisionBits }: FixedTaps): Part {
-  const source = part.data
-  const half = 1 << (precisionBits - 1)
-  const width = axis.size
-  const data = new Uint8ClampedArray(part.height * width * 3)
-  let out = 0
-  for (let row = 0; row < part.height; row++) {
-    const rowStart = row * part.width - part.left
-    for (let x = 0; x < width; x++) {
-      let red = half
-      let green = half
-      let blue = half
-      let at = (rowStart + (starts[x] ?? 0)) * 3
-      let weightAt = x * stride
-      const end = weightAt + (counts[x] ?? 0)
-      while (weightAt < end) {
-        const weight = weights[weightAt++] ?? 0
-        red = (red + Math.imul(source[at] ?? 0, weight)) | 0
-        green = (green + Math.imul(source[at + 1] ?? 0, weight)) | 0
-        blue = (blue + Math.imul(source[at + 2] ?? 0, weight)) | 0
-        at += 3
-      }
-      // The shift rounds down as C's does; the clamped array then clips to 0..255.
-      data[out] = red >> precisionBits
-      data[out + 1] = green >> precisionBits
-      data[out + 2] = blue >> precisionBits
-      out += 3
-    }
-  }
-  return { ...part, left: axis.from, width, data }
+function resizeRows(part: Part, axis: Axis, taps: FixedTaps): Part {
+  const pass = { source: part.data, sourceWidth: part.width, height: part.height, left: part.left, width: axis.size, taps }
+  return { ...part, left: axis.from, width: axis.size, data: simdRows(pass) ?? rows(pass) }
 }
 
 /** Every column of `part`, made `axis.size` pixels high. */
-function resizeColumns(part: Part, axis: Axis, { stride, starts, counts, weights, precisionBits }: FixedTaps): Part {
-  const source = part.data
-  const half = 1 << (precisionBits - 1)
-  const height = axis.size
-  const rowLength = part.width * 3
-  const data = new Uint8ClampedArray(height * rowLength)
-  const sums = new Int32Array(rowLength)
-  for (let y = 0; y < height; y++) {
-    sums.fill(half)
-    const count = counts[y] ?? 0
-    const start = (starts[y] ?? 0) - part.top
-    for (let row = 0; row < count; row++) {
-      const weight = weights[y * stride + row] ?? 0
-      const at = (start + row) * rowLength
-      for (let i = 0; i < rowLength; i++) sums[i] = ((sums[i] ?? 0) + Math.imul(source[at + i] ?? 0, weight)) | 0
-    }
-    const out = y * rowLength
-    for (let i = 0; i < rowLength; i++) data[out + i] = (sums[i] ?? 0) >> precisionBits
-  }
-  return { ...part, top: axis.from, height, data }
+function resizeColumns(part: Part, axis: Axis, taps: FixedTaps): Part {
+  const pass = { source: part.data, width: part.width, top: part.top, height: axis.size, taps }
+  return { ...part, top: axis.from, height: axis.size, data: simdColumns(pass) ?? columns(pass) }
 }
 
 /** One direction of a resize: `inputSize` becomes `outputSize`, of which `from .. from + size - 1` are wanted. */
@@ -117,16 +73,16 @@ function resizeFiltered(
   { width, height, filter, arithmetic }: PictureSize & { readonly filter: Kernel; readonly arithmetic: ResizeArithmetic },
   view: Window,
 ): DecodedImage {
-  const columns: Axis = { inputSize: image.width, outputSize: width, from: view.left, size: view.width }
-  const rows: Axis = { inputSize: image.height, outputSize: height, from: view.top, size: view.height }
-  const horizontal = plan(columns, filter, arithmetic)
-  const vertical = plan(rows, filter, arithmetic)
+  const across: Axis = { inputSize: image.width, outputSize: width, from: view.left, size: view.width }
+  const down: Axis = { inputSize: image.height, outputSize: height, from: view.top, size: view.height }
+  const horizontal = plan(across, filter, arithmetic)
+  const vertical = plan(down, filter, arithmetic)
   let part: Part = cutOut(image, { left: horizontal.first, top: vertical.first, width: horizontal.count, height: vertical.count })
   const removedRows = image.height - height
   const verticalFirst = arithmetic === 'pillow' && removedRows > 0 && removedRows > 2 * (image.width - width)
-  if (verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, rows, vertical.taps)
-  if (horizontal.taps !== undefined) part = resizeRows(part, columns, horizontal.taps)
-  if (!verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, rows, vertical.taps)
+  if (verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)
+  if (horizontal.taps !== undefined) part = resizeRows(part, across, horizontal.taps)
+  if (!verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)
   // A result never shares its bytes with the input, not even where no pass ran.
   const data = part.data instanceof Uint8Array ? part.data.slice() : new Uint8Array(part.data.buffer)
   return { width: view.width, height: view.height, data }
