@@ -1,9 +1,10 @@
 /** `npm run bench -- NAME [--json]`: one bench, its figures and the limit beside them. */
 import { parseArgs } from 'node:util'
+import { benchEncode } from './encode.ts'
 import { benchGenerate } from './generate.ts'
 import { benchStep } from './step.ts'
 
-const benches = { generate: benchGenerate, step: benchStep } as const
+const benches = { encode: benchEncode, generate: benchGenerate, step: benchStep } as const
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({ allowPositionals: true, options: { json: { type: 'boolean', default: false } } })
