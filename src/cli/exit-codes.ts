@@ -53,6 +53,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['FILE_EXISTS', exitCodes.usage],
   ['PATH_', exitCodes.usage],
   ['URL_', exitCodes.usage],
+  ['HUB_', exitCodes.usage],
   ['ADAPTER_', exitCodes.usage],
   ['DATASET_ROOT', exitCodes.usage],
   // A run whose numbers overflow: its learning rate is what to change.
@@ -94,7 +95,10 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['EMBEDDED_MISSING', exitCodes.environment],
   ['PAIR_MISSING', exitCodes.environment],
   ['HTTP_', exitCodes.environment],
+  ['HUB_UNAVAILABLE', exitCodes.environment],
 
+  ['HUB_LISTING', exitCodes.artefact],
+  ['HTTP_CHECKSUM', exitCodes.artefact],
   ['ONNX_', exitCodes.artefact],
   ['SAFETENSORS_', exitCodes.artefact],
   ['GGUF_', exitCodes.artefact],

@@ -1,6 +1,6 @@
 /** Fetching what a stranger's URL names: only from hosts that the caller lists, never from a private address, within bytes and time. */
 import { lookup as systemLookup } from 'node:dns'
-import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http'
+import { request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type RequestOptions } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { isIP, type LookupFunction, Socket } from 'node:net'
 import { ModalignError } from '../errors.ts'
@@ -9,7 +9,7 @@ import { isPublicAddress } from './public-address.ts'
 export interface HttpAccess {
   /**
    * Where URLs may lead, redirects included: `'images.example.org'`, `'*.example.org'` (its subdomains), `'*'` (any public host); with `:port` where it is not
-   * the scheme's own.
+   * the scheme's own, `:*` for any.
    */
   readonly hosts: readonly string[]
   /** Addresses of this machine and of its network: refused (default), also behind a public name; or allowed, for collections on an intranet. */
@@ -18,15 +18,34 @@ export interface HttpAccess {
   readonly headers?: Readonly<Record<string, string>> | undefined
 }
 
-export interface GuardedFetchOptions extends HttpAccess {
+interface GuardedAccess extends HttpAccess {
+  /** Finds a host's addresses. Default: the system's. */
+  readonly lookup?: LookupFunction | undefined
+}
+
+export interface GuardedFetchOptions extends GuardedAccess {
   readonly maxBytes: number
   /** The code of the error for more. Default `HTTP_TOO_LARGE`. */
   readonly tooLargeCode?: string | undefined
   /** Wall clock for all of it, redirects included. */
   readonly timeoutMs: number
   readonly signal?: AbortSignal | undefined
-  /** Finds a host's addresses. Default: the system's. */
-  readonly lookup?: LookupFunction | undefined
+}
+
+export interface GuardedStreamOptions extends GuardedAccess {
+  /** Longest wait for the answer, and then for each next piece of it. */
+  readonly idleMs: number
+  readonly signal?: AbortSignal | undefined
+  /** Asks for the bytes from here to the end, through redirects too. Default 0. */
+  readonly from?: number | undefined
+}
+
+/** An answer of any status whose body is still to be read; it must be, or be disposed. */
+export interface GuardedStream extends Disposable {
+  readonly status: number
+  readonly headers: IncomingHttpHeaders
+  /** @throws ModalignError `HTTP_FAILED` (also where the connection is cut), `HTTP_TIMEOUT` */
+  chunks(): AsyncGenerator<Uint8Array>
 }
 
 const mostRedirects = 3
@@ -47,34 +66,10 @@ export async function guardedFetch(url: string | URL, options: GuardedFetchOptio
   signal?.throwIfAborted()
   const clock = AbortSignal.timeout(timeoutMs)
   const stop = signal === undefined ? clock : AbortSignal.any([clock, signal])
-  let hop = parsed(String(url))
-  const first = hop
+  const first = parsed(String(url))
   try {
-    for (let redirects = 0; ; redirects++) {
-      checkUrl(hop, options)
-      const response = await answer(hop, options, hop.origin === first.origin, stop)
-      const { statusCode = 0, headers } = response
-      if (![301, 302, 303, 307, 308].includes(statusCode) || headers.location === undefined) return await body(response, hop, options)
-      response.destroy()
-      if (redirects === mostRedirects) {
-        throw new ModalignError({
-          code: 'URL_REDIRECTS',
-          file: shown(first),
-          got: `more than ${mostRedirects} redirects`,
-          expected: 'the file',
-        })
-      }
-      const next = parsed(headers.location, hop)
-      if (hop.protocol === 'https:' && next.protocol === 'http:') {
-        throw new ModalignError({
-          code: 'URL_NOT_ALLOWED',
-          file: shown(first),
-          got: 'a redirect from https to http',
-          expected: 'https all the way',
-        })
-      }
-      hop = next
-    }
+    const { response, hop } = await followed(first, options, stop)
+    return await body(response, hop, options)
   } catch (error) {
     if (signal?.aborted === true) throw signal.reason
     if (clock.aborted) {
@@ -86,9 +81,101 @@ export async function guardedFetch(url: string | URL, options: GuardedFetchOptio
         cause: error,
       })
     }
-    if (error instanceof ModalignError) throw error
-    const why = error instanceof Error ? error.message : String(error)
-    throw new ModalignError({ code: 'HTTP_FAILED', file: shown(first), got: why, expected: 'an answer of the server', cause: error })
+    throw failed(error, first)
+  }
+}
+
+/**
+ * As {@link guardedFetch}, for what is too large to hold and for those who want to see the status: the answer itself, its body to be read piece by piece.
+ *
+ * @throws {ModalignError} `URL_*`, `HTTP_FAILED`, `HTTP_TIMEOUT`; the signal's reason.
+ *
+ * @example
+ * using answer = await guardedStream('https://models.example.org/model.safetensors', { hosts: ['*'], idleMs: 30_000, from: 1_000_000 })
+ * answer.status // 206 where the server can go on from there
+ */
+export async function guardedStream(url: string | URL, options: GuardedStreamOptions): Promise<GuardedStream> {
+  const { idleMs, signal } = options
+  signal?.throwIfAborted()
+  const first = parsed(String(url))
+  const idle = new AbortController()
+  const stop = signal === undefined ? idle.signal : AbortSignal.any([idle.signal, signal])
+  const wait = () => setTimeout(() => idle.abort(), idleMs)
+  let clock = wait()
+  const meaning = (error: unknown): unknown => {
+    if (signal?.aborted === true) return signal.reason
+    if (!idle.signal.aborted) return failed(error, first)
+    const got = `nothing for ${idleMs} ms`
+    return new ModalignError({ code: 'HTTP_TIMEOUT', file: shown(first), got, expected: 'an answer of the server', cause: error })
+  }
+  try {
+    const { response } = await followed(first, options, stop)
+    return {
+      status: response.statusCode ?? 0,
+      headers: response.headers,
+      async *chunks() {
+        try {
+          for await (const chunk of response as AsyncIterable<Buffer>) {
+            // Only the wait for the server counts, not what its reader does meanwhile.
+            clearTimeout(clock)
+            yield chunk
+            clock = wait()
+          }
+        } catch (error) {
+          throw meaning(error)
+        } finally {
+          clearTimeout(clock)
+          response.destroy()
+        }
+      },
+      [Symbol.dispose]() {
+        clearTimeout(clock)
+        response.destroy()
+      },
+    }
+  } catch (error) {
+    clearTimeout(clock)
+    throw meaning(error)
+  }
+}
+
+function failed(error: unknown, first: URL): ModalignError {
+  if (error instanceof ModalignError) return error
+  const why = error instanceof Error ? error.message : String(error)
+  return new ModalignError({ code: 'HTTP_FAILED', file: shown(first), got: why, expected: 'an answer of the server', cause: error })
+}
+
+interface Access extends GuardedAccess {
+  readonly from?: number | undefined
+}
+
+/** The answer at the end of the redirects, and where that is. */
+async function followed(
+  first: URL,
+  options: Access,
+  stop: AbortSignal,
+): Promise<{ readonly response: IncomingMessage; readonly hop: URL }> {
+  let hop = first
+  for (let redirects = 0; ; redirects++) {
+    checkUrl(hop, options)
+    const response = await answer(hop, options, hop.origin === first.origin, stop)
+    const { statusCode = 0, headers } = response
+    if (![301, 302, 303, 307, 308].includes(statusCode) || headers.location === undefined) return { response, hop }
+    response.destroy()
+    if (redirects === mostRedirects) {
+      throw new ModalignError({
+        code: 'URL_REDIRECTS',
+        file: shown(first),
+        got: `more than ${mostRedirects} redirects`,
+        expected: 'the file',
+      })
+    }
+    const next = parsed(headers.location, hop)
+    if (hop.protocol === 'https:' && next.protocol === 'http:') {
+      const got = 'a redirect from https to http'
+      throw new ModalignError({ code: 'URL_NOT_ALLOWED', file: shown(first), got, expected: 'https all the way' })
+    }
+    hop = next
   }
 }
 
@@ -119,8 +206,8 @@ function checkUrl(url: URL, { hosts, privateAddresses }: HttpAccess): void {
 }
 
 function matches(pattern: string, { hostname, port }: URL): boolean {
-  const [, host = '', wantedPort = ''] = /^(.*?)(?::(\d+))?$/.exec(pattern.toLowerCase()) ?? []
-  if (wantedPort !== port) return false
+  const [, host = '', wantedPort = ''] = /^(.*?)(?::(\d+|\*))?$/.exec(pattern.toLowerCase()) ?? []
+  if (wantedPort !== '*' && wantedPort !== port) return false
   const name = hostname.replace(/\.$/, '')
   return host === '*' || host === name || (host.startsWith('*.') && name.endsWith(host.slice(1)) && name.length > host.length - 1)
 }
@@ -135,8 +222,8 @@ function privateError(url: URL, address: string): ModalignError {
   })
 }
 
-function answer(url: URL, options: GuardedFetchOptions, sameOrigin: boolean, signal: AbortSignal): Promise<IncomingMessage> {
-  const { headers, privateAddresses, lookup = systemLookup } = options
+function answer(url: URL, options: Access, sameOrigin: boolean, signal: AbortSignal): Promise<IncomingMessage> {
+  const { headers, privateAddresses, lookup = systemLookup, from = 0 } = options
   const guarded: LookupFunction = (hostname, { all, ...rest }, found) => {
     lookup(hostname, { ...rest, all: true }, (error, addresses) => {
       if (error !== null) return found(error, [])
@@ -155,7 +242,13 @@ function answer(url: URL, options: GuardedFetchOptions, sameOrigin: boolean, sig
     agent: false,
     lookup: guarded,
     signal,
-    headers: { ...(sameOrigin ? headers : undefined), accept: '*/*', 'accept-encoding': 'identity', 'user-agent': 'modalign' },
+    headers: {
+      ...(sameOrigin ? headers : undefined),
+      ...(from > 0 && { range: `bytes=${from}-` }),
+      accept: '*/*',
+      'accept-encoding': 'identity',
+      'user-agent': 'modalign',
+    },
   }
   return new Promise((resolve, reject) => {
     const sent = (url.protocol === 'https:' ? httpsRequest : httpRequest)(url, request, resolve)

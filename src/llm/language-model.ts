@@ -54,9 +54,10 @@ const generationDefaults = z.object({
 
 /**
  * Loads a language model from a Hugging Face folder (`config.json`, `*.safetensors`, `tokenizer.json`, `tokenizer_config.json`), from a GGUF file, or from an ONNX export (a folder or its .onnx file; see `sources/onnx.ts`). float32 weights are
- * referred to where they lie; others are brought into that form once, in a file of the cache folder that every session maps.
+ * referred to where they lie; others are brought into that form once, in a file of the cache folder that every session maps. A model may also be named as on the Hugging Face
+ * Hub (`org/name@revision`): it is looked for in the Hugging Face cache and, only with `download: true`, downloaded into it (`resolveModel`).
  *
- * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, LLM_FORM, CHECKPOINT_*, GGUF_*, WEIGHT_*, TOKENIZER_*, DISK_*
+ * @throws LLM_CONFIG_MISSING, LLM_FAMILY_UNKNOWN, LLM_CONFIG, LLM_FORM, HUB_*, CHECKPOINT_*, GGUF_*, WEIGHT_*, TOKENIZER_*, DISK_*
  * @example
  * await using llm = await loadLanguageModel('models/SmolLM2-135M-Instruct')
  * llm.decoder.hiddenSize // 576

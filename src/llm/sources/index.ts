@@ -3,6 +3,7 @@ import { open, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModalignError } from '../../errors.ts'
 import { fileError } from '../../io/file-error.ts'
+import { resolveModel } from '../../weights/hub/resolve-model.ts'
 import { openFolder } from './folder.ts'
 import { openGgufModel } from './gguf.ts'
 import type { ModelSource, SourceOptions } from './model-source.ts'
@@ -11,11 +12,19 @@ import { exportFiles, openExport } from './onnx.ts'
 export type { ModelSource, SourceOptions, WeightForm } from './model-source.ts'
 
 /**
- * Opens a model folder, a .gguf file or an ONNX export, whichever it is; a folder with one .gguf file and no config.json counts as that file.
+ * Opens a model folder, a .gguf file or an ONNX export, whichever it is; a folder with one .gguf file and no config.json counts as that file. What lies at no path may be
+ * a model's name: see `resolveModel`.
  *
- * @throws ModalignError `FILE_MISSING`, `LLM_FORM` for a file of another kind, and what opening throws
+ * @throws ModalignError `FILE_MISSING`, `LLM_FORM` for a file of another kind, what opening throws, and what `resolveModel` throws
  */
-export async function openSource(where: string, options: SourceOptions = {}): Promise<ModelSource> {
+export async function openSource(named: string, options: SourceOptions = {}): Promise<ModelSource> {
+  const where = await resolveModel(named, options)
+  const source = await openPath(where, options)
+  // A folder of the cache is called by a commit's digits, which says nothing to people.
+  return where === named ? source : { ...source, label: named }
+}
+
+async function openPath(where: string, options: SourceOptions): Promise<ModelSource> {
   const found = await stat(where).catch((error: unknown) => {
     throw fileError(error, where, 'a Hugging Face model folder or a .gguf file')
   })

@@ -2,6 +2,7 @@
 import type { JsonValue } from '../../io/json.ts'
 import type { ChatTemplate } from '../../text/chat-template.ts'
 import type { Tokenizer } from '../../text/tokenizer.ts'
+import type { DownloadOptions } from '../../weights/hub/resolve-model.ts'
 import type { WeightLookup } from '../decoder.ts'
 
 export interface ModelSource {
@@ -27,7 +28,7 @@ export interface ModelSource {
 /** How sessions hold weights that were published in blocks: as such (`quantised`), or as the float32 values that they stand for. */
 export type WeightForm = 'quantised' | 'float32'
 
-export interface SourceOptions {
+export interface SourceOptions extends DownloadOptions {
   /**
    * For GGUF files. `quantised`: blocks of 4 or 8 bits stay such, which takes an eighth of the memory and generates several times as fast; activations are rounded to
    * 8 bits where they meet such weights, gradients are not: where two tokens are nearly as likely, the other one may come first. `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
@@ -37,5 +38,4 @@ export interface SourceOptions {
   readonly cacheFolder?: string
   /** Told before weights are brought into the form that sessions map: once for each model, some seconds a gigabyte. */
   readonly onUnpack?: (file: string, bytes: number) => void
-  readonly signal?: AbortSignal
 }
