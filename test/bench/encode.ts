@@ -29,6 +29,8 @@ import { writePictures } from './encode-pictures.ts'
 const run = promisify(execFile)
 const cores = availableParallelism()
 const preprocessing = mobilenetV2Preprocessing
+/** Fewer for a quick look. */
+const count = Number(process.env.MODALIGN_BENCH_IMAGES ?? 1000)
 
 export interface EncodeFigures extends Readonly<Record<string, number>> {
   readonly cores: number
@@ -44,7 +46,7 @@ export async function benchEncode(): Promise<EncodeFigures> {
   const loadBefore = loadavg()[0] ?? 0
   try {
     const pictures = join(folder, 'pictures')
-    const files = await writePictures(pictures, 1000)
+    const files = await writePictures(pictures, count)
     const few = join(folder, 'few')
     await writePictures(few, 48, 2)
     const hub = join(folder, 'hub', 'encoder', 'onnx')
@@ -107,9 +109,10 @@ async function measured(measurement: Measurement): Promise<Measured & Readonly<R
     const sample = files.slice(0, 4 * batchSize)
     // The first pass starts the decoding processes and warms every code path; its store is thrown away.
     await encoded(measurement, encoder, asItems(sample), shared.sessions + 1)
-    const started = performance.now()
+    const [started, cpuStarted] = [performance.now(), await cpuTaken(measurement.decoder)]
     await encoded(measurement, encoder, items, shared.sessions + 1)
     const imagesPerSecond = (files.length * 1000) / (performance.now() - started)
+    const cpuMs = ((await cpuTaken(measurement.decoder)) - cpuStarted) / files.length
     const fromMemoryImagesPerSecond = await memoryRate(encoder, sample, batchSize, shared.sessions + 1)
     const alone = await secondsAlone(model, sample, batchSize)
     const boundImagesPerSecond = cores / (alone.decode + alone.preprocess + alone.inference)
@@ -118,6 +121,7 @@ async function measured(measurement: Measurement): Promise<Measured & Readonly<R
       boundImagesPerSecond,
       ratioToBound: imagesPerSecond / boundImagesPerSecond,
       fromMemoryImagesPerSecond,
+      ...(process.platform === 'linux' && { cpuMs, ratioToBoundCpu: (cores * 1000) / boundImagesPerSecond / cpuMs }),
       decodeCpuMs: alone.decode * 1000,
       preprocessCpuMs: alone.preprocess * 1000,
       inferenceCpuMs: alone.inference * 1000,
@@ -125,6 +129,19 @@ async function measured(measurement: Measurement): Promise<Measured & Readonly<R
   } finally {
     await encoder.dispose()
   }
+}
+
+/** CPU milliseconds of this process and the decoding ones, by Linux's count of hundredths; unlike the rate, they do not hang on what else the machine does. */
+async function cpuTaken({ processIds }: ImageDecoder): Promise<number> {
+  const { user, system } = process.cpuUsage()
+  let hundredths = 0
+  if (process.platform === 'linux') {
+    for (const pid of processIds) {
+      const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')
+      hundredths += Number(fields[11]) + Number(fields[12])
+    }
+  }
+  return (user + system) / 1000 + hundredths * 10
 }
 
 async function* asItems(files: readonly string[]) {
