@@ -9,14 +9,17 @@ import { loadModel } from '../model/saved-model.ts'
 import { devices, withoutUndefined } from '../runtime/session.ts'
 import { renderPrompt } from '../text/label-spans.ts'
 import { encoderCatalogue, pathSchema } from './catalogues.ts'
+import { downloading } from './downloading.ts'
 import { embeddedModel, embeddedNotice } from './embedded.ts'
+import { modelNameSchema } from './path-schema.ts'
 import type { Terminal } from './terminal.ts'
 import { resolveReference, withModules } from './user-modules.ts'
 
 /** Settings that every command with a model has. */
 export const modelSettings = {
   model: pathSchema.optional(),
-  llm: pathSchema.optional(),
+  llm: modelNameSchema.optional(),
+  download: z.boolean().optional(),
   device: z.enum(['auto', ...devices]).optional(),
   threads: z.int().min(1).max(1024).optional(),
   module: z
@@ -31,7 +34,8 @@ export const modelSettings = {
 
 export const modelHelp = {
   model: 'a folder that `modalign tune` wrote; default: the tiny demonstration pair',
-  llm: "the language model's Hugging Face folder; with --model: where the one that it names lies",
+  llm: "the language model's Hugging Face folder, or its name on the Hub; with --model: where the one that it names lies",
+  download: 'fetch a language model that is named, and not in the Hugging Face cache, from the Hub',
   device: 'where to compute; default auto',
   threads: 'threads on the CPU',
   module: 'your own projector or encoder that the model was made with, as ./FILE.js#EXPORT',
@@ -46,7 +50,7 @@ export type ModelSettings = z.output<typeof modelSchema>
  * @throws what {@link loadModel} and loading modules throw, and `EMBEDDED_MISSING`
  */
 export async function openModel(
-  { model, llm: llmFolder, device, threads, module = [] }: ModelSettings,
+  { model, llm: llmFolder, download, device, threads, module = [] }: ModelSettings,
   terminal: Terminal,
   reader?: MediaReader,
 ): Promise<MultimodalModel & { readonly llm: LanguageModel }> {
@@ -54,7 +58,7 @@ export async function openModel(
   const folder = model ?? embeddedModel()
   if (model === undefined) terminal.note(embeddedNotice)
   const catalogues = await withModules({ encoders: encoderCatalogue(place), projectors }, module)
-  const llm = llmFolder === undefined ? undefined : await loadLanguageModel(llmFolder, place)
+  const llm = llmFolder === undefined ? undefined : await loadLanguageModel(llmFolder, { ...place, ...downloading(download, terminal) })
   return loadModel(folder, catalogues, { ...place, ...(llm && { llm }), ...(reader && { reader }) })
 }
 
@@ -74,8 +78,8 @@ export interface Talker extends AsyncDisposable {
 /** A language model alone where only `llm` is named; else as {@link openModel}. */
 export async function openTalker(settings: ModelSettings, terminal: Terminal): Promise<Talker> {
   if (settings.llm !== undefined && settings.model === undefined) {
-    const { device, threads } = settings
-    return textTalker(await loadLanguageModel(settings.llm, withoutUndefined({ device, threads })))
+    const { llm, download, device, threads } = settings
+    return textTalker(await loadLanguageModel(llm, { ...withoutUndefined({ device, threads }), ...downloading(download, terminal) }))
   }
   const model = await openModel(settings, terminal)
   return {

@@ -26,9 +26,11 @@ import { defineCommand } from '../command.ts'
 import { commandText } from '../command-text.ts'
 import { ConfigurationError } from '../configuration-error.ts'
 import { datasetHelp, datasetSettings, openDataset } from '../dataset-settings.ts'
+import { downloading } from '../downloading.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { type Interrupts, listenForInterrupts } from '../interrupts.ts'
 import { closeModel } from '../model-source.ts'
+import { modelNameSchema } from '../path-schema.ts'
 import { isRecord } from '../run-file.ts'
 import { countText } from '../table.ts'
 import type { Terminal } from '../terminal.ts'
@@ -36,7 +38,8 @@ import type { Terminal } from '../terminal.ts'
 const branchSettings = z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema })
 
 const settings = z.strictObject({
-  llm: pathSchema,
+  llm: modelNameSchema,
+  download: z.boolean().optional(),
   image: branchSettings.optional(),
   audio: branchSettings.optional(),
   video: branchSettings.optional(),
@@ -91,7 +94,8 @@ const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${l
 export const tuneCommand = defineCommand({
   settings,
   help: {
-    llm: "the language model's Hugging Face folder",
+    llm: "the language model's Hugging Face folder, or its name on the Hub",
+    download: 'fetch a language model that is named, and not in the Hugging Face cache, from the Hub',
     'image-encoder': 'mobilenetV2, {family: onnxImage, model: FILE, output: TENSOR, preprocessing: ...}, or ./FILE.js#EXPORT',
     'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
     'audio-encoder': 'as image-encoder, for sounds: for example {family: whisper, model: FOLDER}',
@@ -130,7 +134,7 @@ export const tuneCommand = defineCommand({
     if (modalities.every((modality) => given[modality] === undefined)) throw noEncoder()
     const dataset = await checkedDataset(given.data, given.onBad, terminal, interrupts.signal)
     const heldOut = given.evaluation && (await checkedDataset(given.evaluation, given.onBad, terminal, interrupts.signal))
-    const model = await composeModel(given)
+    const model = await composeModel(given, terminal)
     try {
       const bad = new BadRecords(terminal)
       const {
@@ -141,6 +145,7 @@ export const tuneCommand = defineCommand({
         lora: _____,
         softPrompt: ______,
         unfreeze: _______,
+        download: ________,
         cache,
         cacheDtype: dtype,
         output,
@@ -281,15 +286,15 @@ function withoutRecords(source: DatasetSource, problems: readonly ErrorData[]): 
   }
 }
 
-async function composeModel(given: Settings): Promise<MultimodalModel> {
-  const { llm: folder, device, threads, seed, lora, softPrompt, unfreeze } = given
+async function composeModel(given: Settings, terminal: Terminal): Promise<MultimodalModel> {
+  const { llm: folder, download, device, threads, seed, lora, softPrompt, unfreeze } = given
   const place = withoutUndefined({ device, threads })
   const named = modalities.flatMap((modality) => {
     const entries = given[modality]
     return entries === undefined ? [] : [{ modality, ...entries }]
   })
   const projectors = await Promise.all(named.map(({ projector }) => makeProjector(projector)))
-  const frozen = await loadLanguageModel(folder, place)
+  const frozen = await loadLanguageModel(folder, { ...place, ...downloading(download, terminal) })
   const adapters = withoutUndefined({ lora, softPrompt, unfreeze })
   const llm = hasAdapters(adapters) ? await adapt(frozen, { ...adapters, ...(seed !== undefined && { seed }) }) : frozen
   const branches: Partial<Record<Modality, Branch>> = {}
