@@ -136,3 +136,4 @@ export async function load(folder: string, options: LoadOptions & Partial<Catalo
   const { encoders: ownEncoders, projectors: ownProjectors, ...rest } = options
   return loadModel(folder, { encoders: { ...encoderCatalogue(), ...ownEncoders }, projectors: { ...projectors, ...ownProjectors } }, rest)
 }
+export { type DownloadOptions, type DownloadProgress, resolveModel } from './weights/hub/resolve-model.ts'
