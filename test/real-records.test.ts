@@ -25,6 +25,9 @@ const ffmpegMissing = await findFfmpeg().then(
   () => 'ffmpeg is not installed',
 )
 
+/** Of each projector here. */
+const weights = ['0.bias', '0.weight', '2.bias', '2.weight']
+
 skipWithout(missing).describe('the real records', () => {
   let root: string
   let llm: LanguageModel
@@ -52,18 +55,19 @@ skipWithout(missing).describe('the real records', () => {
   })
 
   const ffmpeg = skipWithout(ffmpegMissing)
-  // Records, and the fewest tokens that their media take: 49 a picture, 36 a video, 6 a second of sound.
-  for (const [name, samples, mediaTokens] of [
-    ['mllm_demo', 6, 8 * 49],
-    ['mllm_audio_demo', 3, 3 * 6],
-    ['mllm_video_demo', 3, 3 * 36],
-    ['mllm_video_audio_demo', 3, 3 * (36 + 6)],
+  // Records, the fewest tokens that their media take (49 a picture, 36 a video, 6 a second of sound), and the projectors that they train.
+  for (const [name, samples, mediaTokens, trained] of [
+    ['mllm_demo', 6, 8 * 49, ['image']],
+    ['mllm_audio_demo', 3, 3 * 6, ['audio']],
+    ['mllm_video_demo', 3, 3 * 36, ['video']],
+    ['mllm_video_audio_demo', 3, 3 * (36 + 6), ['audio', 'video']],
   ] as const) {
     ffmpeg.test(
       name,
       async () => {
         const rows: StepMetrics[] = []
         const output = join(root, name)
+        const before = Object.entries(model.parameters).map(([key, { data }]) => ({ key, data: data.slice() }))
         const run = tune(model, messages(join(data, 'records', `${name}.json`)), {
           output,
           batchSize: 8,
@@ -77,6 +81,8 @@ skipWithout(missing).describe('the real records', () => {
         expect(rows[0]?.tokens).toBeGreaterThan(mediaTokens)
         expect(rows[0]?.gradientNorm).toBeGreaterThan(0)
         expect(rows[2]?.loss).toBeLessThan(rows[0]?.loss ?? 0)
+        const moved = before.filter(({ key, data }) => model.parameters[key]?.data.some((value, place) => value !== data[place]))
+        expect(moved.map(({ key }) => key).sort()).toEqual(trained.flatMap((path) => weights.map((weight) => `${path}.${weight}`)))
       },
       600_000,
     )
