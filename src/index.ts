@@ -74,7 +74,7 @@ export { type AudioPreprocessing, preprocessAudio } from './media/waveform-prepr
 export type { Branch, Branches } from './model/branches.ts'
 export type * from './model/contracts.ts'
 export type { MediumFeatures } from './model/media-features.ts'
-export { localReader, type MediaReader, type ReadAudioOptions, type ReadOptions } from './model/media-reader.ts'
+export { decodingReader, localReader, type MediaReader, type ReadAudioOptions, type ReadOptions } from './model/media-reader.ts'
 export {
   type CaptionOptions,
   type ChatOptions,
