@@ -33,7 +33,7 @@ const schema = z.object({
   greedy: z.array(z.int()),
   margins: z.array(z.number()),
   gradient: z.object({ norm: z.number(), every: z.int(), rows: float32s }),
-  alpaca: z.object({ perToken: z.number(), perRecord: z.number(), tokens: z.int() }),
+  alpaca: z.object({ perToken: z.number(), tokens: z.int(), losses: z.array(z.number()) }),
 })
 const fixture = new URL('fixtures/smollm2/', import.meta.url)
 const records = z.array(z.object({ instruction: z.string(), input: z.string(), output: z.string() }))
@@ -159,12 +159,16 @@ skipWithout(missing).describe('SmolLM2-135M-Instruct, Q4_1', () => {
         return ids.length <= start.length ? [] : [{ ids, supervised: ids.length - start.length }]
       })
     const tokens = sequences.reduce((sum, { supervised }) => sum + supervised, 0)
-    // Transformers' reader of GGUF files does not cut numbers into digits, as the model's own tokenizer does: one record has two tokens fewer here.
+    // Transformers' reader of GGUF files does not split digits off first, as this model's tokenizer does (the file's pre-tokenizer is `smollm`). In the five records with
+    // numbers where this matters it reads other ids, so its 2893 tokens and mean of 1.7069 are not ours (2891 and 1.6902). The other 19 records must agree one by one.
     expect(Math.abs(tokens - expected.alpaca.tokens)).toBeLessThanOrEqual(2)
     const [exact, quantised] = [await look('float32', sequences), await look('quantised', sequences)]
     const loss = (results: typeof exact): number =>
       results.reduce((sum, result) => sum + (numbers(result.sum)[0] ?? Number.NaN), 0) / tokens
-    expect(Math.abs(loss(exact) - expected.alpaca.perToken)).toBeLessThan(0.005)
+    const each = exact.map((result, index) => (numbers(result.sum)[0] ?? Number.NaN) / (sequences[index]?.supervised ?? 0))
+    expect(each).toHaveLength(expected.alpaca.losses.length)
+    expect(each.filter((value, index) => Math.abs(value - (expected.alpaca.losses[index] ?? Number.NaN)) < 1e-3)).toHaveLength(19)
+    expect(Math.abs(loss(exact) / expected.alpaca.perToken - 1)).toBeLessThan(0.011)
     expect(Math.abs(loss(quantised) / loss(exact) - 1)).toBeLessThan(0.005)
     const same = exact.flatMap((result, index) => {
       const [one, other] = [numbers(result.top), numbers(quantised[index]?.top)]
