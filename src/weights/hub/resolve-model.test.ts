@@ -387,7 +387,7 @@ describe('refusals', () => {
     expect(requests.some(({ url }) => url.endsWith('/steal'))).toBe(false)
   })
 
-  test('a server of the public internet does not lead into this network', async () => {
+  test('an endpoint that is no http address', async () => {
     const { failure } = await world()
     expect((await failure(repo, {}, { HF_ENDPOINT: 'file:///etc' })).code).toBe('HUB_ENDPOINT')
   })
