@@ -33,7 +33,7 @@ export interface SourceOptions extends DownloadOptions {
    * For GGUF files. `quantised`: blocks of 4 or 8 bits stay such, which takes an eighth of the memory and generates several times as fast; activations are rounded to
    * 8 bits where they meet such weights, gradients are not: where two tokens are nearly as likely, the other one may come first.
    * SmolLM2-135M (Q4_1) over 2891 tokens of answers: loss 0.07 % higher, the same likeliest token at 97.2 %; but of some short questions the answer is another (asked for the
-   * capital of France it begins "L'Étoile", where `float32` says Paris). `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
+   * capital of France it begins "L'Étoile", where activations that are not rounded give Paris). `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
    */
   readonly weights?: WeightForm
   /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
