@@ -30,10 +30,11 @@ export type WeightForm = 'quantised' | 'float32'
 
 export interface SourceOptions extends DownloadOptions {
   /**
-   * For GGUF files. `quantised`: blocks of 4 or 8 bits stay such, which takes an eighth of the memory and generates several times as fast; activations are rounded to
-   * 8 bits where they meet such weights, gradients are not: where two tokens are nearly as likely, the other one may come first.
-   * SmolLM2-135M (Q4_1) over 2891 tokens of answers: loss 0.07 % higher, the same likeliest token at 97.2 %; but of some short questions the answer is another (asked for the
-   * capital of France it begins "L'Étoile", where activations that are not rounded give Paris). `float32` (default): exactly the values that the blocks stand for. Weights that were not published in blocks are not changed.
+   * For GGUF files. `float32` (default): exactly the values that the blocks stand for. `quantised`: blocks of 4 or 8 bits stay such, which takes a fraction of the memory;
+   * activations are rounded to 8 bits where they meet such weights, gradients are not.
+   * Not to be relied on yet: SmolLM2-135M (Q4_1) has a loss 0.07 % higher over 2,891 tokens of answers and the same likeliest token at 97.2 %, but answers some short
+   * questions wrongly (asked for the capital of France it begins "L'Étoile"), and whether that is rounding alone has not been settled.
+   * Weights that were not published in blocks are not changed.
    */
   readonly weights?: WeightForm
   /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
