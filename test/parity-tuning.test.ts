@@ -1,11 +1,13 @@
-/** A run of `tune` with real frozen models, on real recordings, against the same run in PyTorch. */
+/** Runs of `tune` with real frozen models, on real pictures and on real recordings, against the same runs in PyTorch. */
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished } from 'vitest'
 import { z } from 'zod'
 import { messages } from '../datasets/messages.ts'
+import { mobilenetV2 } from '../encoders/mobilenet-v2.ts'
 import { whisper } from '../encoders/whisper.ts'
+import { mlp } from '../projectors/mlp.ts'
 import { stackedMlp } from '../projectors/stacked-mlp.ts'
 import type { Trainables } from '../src/graph/parameters.ts'
 import { type LanguageModel, loadLanguageModel } from '../src/llm/language-model.ts'
@@ -18,7 +20,7 @@ import { longOnly, skipWithout, testDataMissing } from './skip.ts'
 const data = process.env.MODALIGN_TEST_DATA ?? ''
 const missing = data === '' ? testDataMissing : process.env.MODALIGN_LONG === '1' ? undefined : longOnly
 
-/** Steps of the run: behind these, what differs by rounding has grown past the tolerance. */
+/** Steps of each run: behind these, what differs by rounding has grown past the tolerance. */
 const compared = 15
 
 const fixtureSchema = z.object({
@@ -93,4 +95,9 @@ async function expectSameCurve({ fixture, rows }: Awaited<ReturnType<typeof run>
 skipWithout(missing).test('Whisper, an MLP over ten stacked frames and SmolLM2 on recordings', async () => {
   const encoder = await whisper({ model: join(data, 'whisper_base_encoder'), device: 'cpu' })
   await expectSameCurve(await run('sounds.json', async () => ({ audio: { encoder, projector: stackedMlp({ stack: 10 }) } }), 'audio', 5120))
+})
+
+skipWithout(missing).test('MobileNetV2, an MLP and SmolLM2 on pictures, one of them in a later turn', async () => {
+  const encoder = await mobilenetV2({ model: join(data, 'mobilenet_v2', 'model.onnx'), device: 'cpu' })
+  await expectSameCurve(await run('pictures.json', async () => ({ image: { encoder, projector: mlp() } }), 'image', 1280))
 })
