@@ -20,7 +20,7 @@ import { longOnly, skipWithout, testDataMissing } from './skip.ts'
 const data = process.env.MODALIGN_TEST_DATA ?? ''
 const missing = data === '' ? testDataMissing : process.env.MODALIGN_LONG === '1' ? undefined : longOnly
 
-/** Steps of each run: behind these, what differs by rounding has grown past the tolerance. */
+/** Steps that are compared. Behind these the losses drift further apart than the tolerance; whether rounding alone explains it is not settled. */
 const compared = 15
 
 const fixtureSchema = z.object({
