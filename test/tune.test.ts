@@ -1,4 +1,5 @@
 /** Whole runs of `tune`: what they write, and that interruptions, damage and repetition change nothing. */
+
 import { existsSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -15,6 +16,7 @@ import { compose, type MultimodalModel } from '../src/model/multimodal-model.ts'
 import { loadModel } from '../src/model/saved-model.ts'
 import { type RunEvent, readRunLog, type StepMetrics } from '../src/training/run-log.ts'
 import { type TuneOptions, type TuneSummary, tune } from '../src/training/tune.ts'
+import { longOnly, skipWithout } from './skip.ts'
 import { openEncoder, records, writeDataset, writeLanguageModel } from './tune-tiny-pair.ts'
 
 let root: string
@@ -221,12 +223,15 @@ describe('evaluation', () => {
   })
 
   // Eleven more openings of sessions: with the long tests.
-  test.runIf(process.env.MODALIGN_LONG === '1')('goes on after an interruption as if there had been none', async () => {
-    const undisturbed = await run(evaluated())
-    const { folder } = await run({ ...evaluated(), stopAfter: 3 })
-    await run({ ...evaluated(), output: folder, resume: true })
-    await expectSameRun(folder, undisturbed.folder)
-  })
+  skipWithout(process.env.MODALIGN_LONG === '1' ? undefined : longOnly).test(
+    'goes on after an interruption as if there had been none',
+    async () => {
+      const undisturbed = await run(evaluated())
+      const { folder } = await run({ ...evaluated(), stopAfter: 3 })
+      await run({ ...evaluated(), output: folder, resume: true })
+      await expectSameRun(folder, undisturbed.folder)
+    },
+  )
 
   test('leaves a held-out record out whose picture cannot be read, or fails with it', async () => {
     const file = join(root, 'data', 'held-out.json')
