@@ -4,7 +4,7 @@ import { readConcepts } from './drawings.ts'
 import { recipe, tinyTokenizer, trainLanguageModel } from './train-llm.ts'
 
 const folder = new URL('./llm/', import.meta.url)
-const replayed = process.env.MODALIGN_LONG === '1' ? 100 : 6
+const replayed = process.env.MODALIGN_LONG === '1' ? 100 : 3
 
 async function committedLog(): Promise<
   readonly { readonly step: number; readonly loss: number; readonly gradientNorm: number; readonly nameLoss?: number }[]
