@@ -1,7 +1,6 @@
 /**
  * What stands for a picture while the tiny language model is trained. A projector never says "cat" outright: its token holds a little of many names. So the model learns from
  * vectors that are mixtures of names, and learns to answer each name as often as the vector holds it: by softmax(s cos(vector, name)), or now and then a name that is not in it.
- * A model that always answers with the nearest name reads sharply; a projector tuned through it stops learning as soon as it is barely right, and does worse on new pictures.
  */
 
 import { size } from '../../src/graph/dim.ts'

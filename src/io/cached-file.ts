@@ -1,18 +1,7 @@
-import { existsSync } from 'node:fs'
-import { dirname } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { ModalignError } from '../errors.ts'
 import { type FileContent, removeTemporaries, writeFileAtomic } from './atomic.ts'
-import { fileError } from './file-error.ts'
-import { type FsOps, nodeFs } from './fs-ops.ts'
-import { acquireLock } from './lock.ts'
-
-export interface CachedFileOptions {
-  readonly fs?: FsOps
-  readonly signal?: AbortSignal
-  /** How often one looks whether another process is done. Default 200. */
-  readonly pollMs?: number
-}
+import { type FillOnceOptions, fillOnce } from './fill-once.ts'
+import { nodeFs } from './fs-ops.ts'
 
 /**
  * Makes a file that can always be made again, once: of several processes that want it, one writes it and the others wait. The name has to say everything that the
@@ -26,30 +15,17 @@ export interface CachedFileOptions {
 export async function cachedFile(
   path: string,
   content: () => FileContent,
-  { fs = nodeFs, signal, pollMs = 200 }: CachedFileOptions = {},
+  { fs = nodeFs, signal, pollMs }: FillOnceOptions = {},
 ): Promise<void> {
   try {
-    while (!existsSync(path)) {
-      signal?.throwIfAborted()
-      await fs.mkdir(dirname(path)).catch((error: unknown) => {
-        throw fileError(error, dirname(path))
-      })
-      const lock = await acquireLock(`${path}.lock`, { fs }).catch((error: unknown) => {
-        if (error instanceof ModalignError && error.code === 'OUTPUT_LOCKED') return undefined
-        throw error
-      })
-      if (lock === undefined) {
-        await sleep(pollMs, undefined, signal === undefined ? {} : { signal })
-        continue
-      }
-      try {
-        if (existsSync(path)) return
+    await fillOnce(
+      path,
+      async () => {
         await removeTemporaries(path, { fs })
         await writeFileAtomic(path, content(), { fs })
-      } finally {
-        await lock.release()
-      }
-    }
+      },
+      { fs, signal, pollMs },
+    )
   } catch (error) {
     throw withHint(error)
   }

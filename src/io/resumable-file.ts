@@ -1,13 +1,13 @@
 /** A large file that comes over a connection that may break: it goes on where it stopped, and has its name only when every byte is known to be right. */
 import { createHash } from 'node:crypto'
-import { createReadStream, existsSync } from 'node:fs'
+import { createReadStream } from 'node:fs'
 import { stat, symlink } from 'node:fs/promises'
 import { dirname, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ModalignError } from '../errors.ts'
 import { errnoOf, fileError } from './file-error.ts'
+import { fillOnce } from './fill-once.ts'
 import { type FsOps, nodeFs, type WritableFile } from './fs-ops.ts'
-import { acquireLock } from './lock.ts'
 
 export interface Arriving {
   /** Where the first chunk belongs: what was asked for, or 0 from a source that cannot go on. */
@@ -43,26 +43,8 @@ const mostAttempts = 5
  * await resumableFile('blobs/abc', { bytes: 10, digest: { algorithm: 'sha256', hex }, read: (from) => download(url, from), isPassing: () => false })
  */
 export async function resumableFile(path: string, options: ResumableFileOptions): Promise<void> {
-  const { fs = nodeFs, signal, pollMs = 200 } = options
-  while (!existsSync(path)) {
-    signal?.throwIfAborted()
-    await fs.mkdir(dirname(path)).catch((error: unknown) => {
-      throw fileError(error, dirname(path))
-    })
-    const lock = await acquireLock(`${path}.lock`, { fs }).catch((error: unknown) => {
-      if (error instanceof ModalignError && error.code === 'OUTPUT_LOCKED') return undefined
-      throw error
-    })
-    if (lock === undefined) {
-      await sleep(pollMs, undefined, signal === undefined ? {} : { signal })
-      continue
-    }
-    try {
-      if (!existsSync(path)) await fill(path, options, fs)
-    } finally {
-      await lock.release()
-    }
-  }
+  const { fs = nodeFs, signal, pollMs } = options
+  await fillOnce(path, () => fill(path, options, fs), { fs, signal, pollMs })
 }
 
 async function fill(path: string, options: ResumableFileOptions, fs: FsOps): Promise<void> {

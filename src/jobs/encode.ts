@@ -129,7 +129,7 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
     try {
       const { modality, fingerprint, width } = encoder
       const key: FeatureKey = { modality, content: await contentDigest(item.path, {}), encoder: fingerprint, width }
-      if (store.has(key) && store.get(key) !== undefined) {
+      if (store.get(key) !== undefined) {
         counts.known++
         options.onProgress?.(counts)
       } else take({ key, inputs: await prepareInputs(encoder, options.reader, { type: modality, source: item.path }, {}) })

@@ -34,7 +34,6 @@ export interface FeatureStore extends AsyncDisposable {
   /** Reading only: the folder cannot be written. */
   readonly readOnly: boolean
   readonly counts: FeatureStoreCounts
-  has(key: FeatureKey): boolean
   /** Undefined where nothing usable is stored. The record holds its key, which is compared. */
   get(key: FeatureKey): StoredFeatures | undefined
   /**
@@ -78,7 +77,6 @@ export async function openFeatureStore(folder: string, { dtype = 'float16' }: Fe
     dtype,
     readOnly,
     counts,
-    has: (key) => found(digest(key, dtype)) !== undefined,
     get(key) {
       const bytes = found(digest(key, dtype))
       if (bytes === undefined) {
