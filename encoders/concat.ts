@@ -33,6 +33,7 @@ export function concat(encoders: readonly Encoder<'image'>[], { by = 'channel' }
     fingerprint: digest({ kind: 'concat 1', by, encoders: encoders.map(({ fingerprint }) => fingerprint) }),
     ...(recipe !== undefined && { recipe }),
     width: by === 'token' ? first.width : encoders.reduce((sum, { width }) => sum + width, 0),
+    gridVaries: encoders.some(({ gridVaries }) => gridVaries === true),
     grid(size) {
       requireFit(encoders, by, size)
       return by === 'channel' ? first.grid(size) : { segments: encoders.flatMap((encoder) => encoder.grid(size).segments) }

@@ -128,6 +128,7 @@ export async function siglip2(given: string | Siglip2Options): Promise<ImageEnco
     },
     fingerprint: digest({ kind: 'siglip2 1', config, layer, weights: await checkpointHashes(checkpoint), preprocessing }),
     width,
+    gridVaries: true,
     preprocessing,
     device: session.device,
     grid: (picture): TokenGrid => ({ segments: [{ frames: 1, ...gridOf(picture) }] }),

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import type { DecodedImage } from '../src/model/contracts.ts'
-import { gridTokens } from '../src/model/token-grid.ts'
+import { gridFeatures, gridTokens, separatorPlaces } from '../src/model/token-grid.ts'
 import type { ImageEncoder } from './blocks/graph-image.ts'
 import { concat } from './concat.ts'
 import { tiled } from './tiled.ts'
@@ -52,10 +52,8 @@ describe(`anyres, as Transformers ${transformers} packs it`, () => {
     expect(gridTokens(grid)).toBe(packed.length)
     expect(tokens).toBe(theirs.length)
     for (const [index, value] of theirs.entries()) expect(data[index]).toBeCloseTo(value, 3)
-    const [, map] = grid.segments
-    expect(packed.flatMap((value, index) => (value === -1 ? [index] : []))).toEqual(
-      Array.from({ length: map?.rows ?? 0 }, (_, row) => 16 + (row + 1) * (map?.columns ?? 0) + row),
-    )
+    expect(separatorPlaces(grid)).toEqual(packed.flatMap((value, index) => (value === -1 ? [index] : [])))
+    expect(gridFeatures(grid)).toBe(theirs.length)
   })
 })
 

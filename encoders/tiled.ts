@@ -78,6 +78,7 @@ export function tiled(inner: ImageEncoder, options: TiledOptions): Encoder<'imag
       },
     }),
     width: inner.width,
+    gridVaries: true,
     preprocessing: spec,
     device: inner.device,
     grid: ({ width = tile.width, height = tile.height }: MediaSize): TokenGrid => ({ segments: layoutOf({ width, height }).segments }),

@@ -7,7 +7,7 @@ import { relu } from '../src/graph/operators/relu.ts'
 import { reshape } from '../src/graph/operators/reshape.ts'
 import { dimAt, fixedDim } from '../src/graph/tensor.ts'
 import { defineProjector, onlyFeatures } from '../src/model/projector.ts'
-import { gridTokens } from '../src/model/token-grid.ts'
+import { gridFeatures } from '../src/model/token-grid.ts'
 
 /**
  * For sounds, whose frames are many: every `stack` neighbours are joined into one wide token, and an MLP maps that.   SLAM-LLM's `linear` projector (Ma et al. 2024) and
@@ -23,7 +23,7 @@ export const stackedMlp = defineProjector({
     hiddenWidth: z.int().min(1).optional(),
     activation: z.enum(['gelu', 'relu']).default('gelu'),
   }),
-  tokens: (grid, { stack }) => ({ segments: [{ frames: Math.ceil(gridTokens(grid) / stack), rows: 1, columns: 1 }] }),
+  tokens: (grid, { stack }) => ({ segments: [{ frames: Math.ceil(gridFeatures(grid) / stack), rows: 1, columns: 1 }] }),
   multipleOf: ({ stack }) => stack,
   build(input, scope, { outputWidth, options }) {
     const features = onlyFeatures(input, 'stackedMlp')

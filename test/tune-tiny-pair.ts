@@ -2,12 +2,11 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import sharp from 'sharp'
-import { onnxImage } from '../encoders/onnx-image.ts'
+import { type OnnxImageEncoder, onnxImage } from '../encoders/onnx-image.ts'
 import { trainByteLevelBpe } from '../examples/tiny/train-tokenizer.ts'
 import { constant } from '../src/graph/tensor.ts'
 import type { WeightLookup } from '../src/llm/decoder.ts'
 import { llama, llamaConfig } from '../src/llm/families/llama.ts'
-import type { Encoder } from '../src/model/contracts.ts'
 import { makeGraph, makeModel, makeNode, makeTensor, makeValueInfo } from '../src/onnx/build.ts'
 import { encodeModel } from '../src/onnx/codec.ts'
 import { normals } from '../src/random.ts'
@@ -79,7 +78,7 @@ export async function writeLanguageModel(folder: string, seed = 0, maxPositions 
 }
 
 /** 16x16 pictures to 4 tokens of width 8. `seed`: of its weights. */
-export async function openEncoder(file: string, seed = 0): Promise<Encoder<'image'>> {
+export async function openEncoder(file: string, seed = 0): Promise<OnnxImageEncoder> {
   const model = makeModel({
     graph: makeGraph({
       nodes: [

@@ -77,7 +77,7 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
   const counts = { encoded: 0, known: 0, bad: 0 }
   const byCode = new Map<string, number>()
   const preparing = new Set<Promise<void>>()
-  const waiting = new Map<number, Ready[]>()
+  const waiting = new Map<string, Ready[]>()
   const encoding = new Set<Promise<void>>()
   let total = 0
   let failure: { readonly error: unknown } | undefined
@@ -116,10 +116,10 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
     encoding.add(task)
   }
   const take = (ready: Ready): void => {
-    const { tokens } = ready.inputs
-    const alike = [...(waiting.get(tokens) ?? []), ready]
+    const { layout } = ready.inputs
+    const alike = [...(waiting.get(layout) ?? []), ready]
     if (alike.length === batchSize) begin(alike)
-    waiting.set(tokens, alike.length === batchSize ? [] : alike)
+    waiting.set(layout, alike.length === batchSize ? [] : alike)
   }
   const prepare = async (item: InputItem): Promise<void> => {
     if (item.error !== undefined) {

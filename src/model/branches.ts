@@ -2,6 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import type { Encoder, Modality, Projector } from './contracts.ts'
 import type { MediaPath } from './splice.ts'
+import { projectedGrid, separatorPlaces } from './token-grid.ts'
 
 export interface Branch<M extends Modality = Modality> {
   readonly encoder: Encoder<M>
@@ -62,11 +63,20 @@ export function checkBranches(branches: Branches): void {
   checkedBranches(branches)
 }
 
-/** Whether media of this encoder differ in their numbers of tokens. */
+/** Whether media of this encoder differ in their numbers of tokens, or have separators between them. */
 export function gridVaries({ modality, gridVaries: varies }: Pick<Encoder, 'modality' | 'gridVaries'>): boolean {
   return varies ?? modality !== 'image'
 }
 
 export function mediaPath(modality: Modality, { encoder, projector }: Branch, embeddingRms: number): MediaPath {
-  return { modality, projector, grid: gridVaries(encoder) ? undefined : encoder.grid({}), width: encoder.width, embeddingRms }
+  const grid = encoder.grid({})
+  const separated = separatorPlaces(projectedGrid(projector, grid)).length > 0
+  return {
+    modality,
+    projector,
+    grid: separated || gridVaries(encoder) ? undefined : grid,
+    width: encoder.width,
+    embeddingRms,
+    ...(separated && { separated }),
+  }
 }

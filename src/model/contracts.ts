@@ -12,7 +12,10 @@ export type { JsonObject, JsonValue } from '../io/json.ts'
 
 export type Modality = 'image' | 'audio' | 'video'
 
-/** Where the tokens of one medium lie: tiles, frames, rows; what separates them. One tile is one segment. Order: segment, frame, row, column. */
+/**
+ * Where the tokens of one medium lie: tiles, frames, rows; what separates them. One tile is one segment. Order: segment, frame, row, column. Separators are tokens of the
+ * language model, not features: an encoder gives none, and every model learns one embedding for them.
+ */
 export interface TokenGrid {
   readonly segments: readonly TokenSegment[]
 }
@@ -88,7 +91,7 @@ export interface Encoder<M extends Modality = Modality> {
   readonly recipe?: EncoderRecipe
   /** Channels of one feature. */
   readonly width: number
-  /** Whether `grid` depends on the size of the input. Then media of several lengths share a batch, padded and with a mask. Default: false for images, true for audio and video. */
+  /** Whether `grid` depends on the size of the input, or has separators. Then media of several lengths share a batch, padded and with a mask. Default: false for images, true for audio and video. */
   readonly gridVaries?: boolean
   /** Audio: the rate that it hears at. Whoever decodes for it resamples to this rate. Default: the rate of each file. */
   readonly sampleRateHz?: number

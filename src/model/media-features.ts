@@ -3,17 +3,19 @@ import { ModalignError } from '../errors.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import type { Branch } from './branches.ts'
-import type { Encoder, MediaSize, Modality } from './contracts.ts'
+import type { Encoder, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
 import type { MediaReader, ReadOptions } from './media-reader.ts'
-import { gridTokens, projectedTokens } from './token-grid.ts'
+import { gridFeatures, gridKey, gridTokens, projectedGrid, separatorPlaces } from './token-grid.ts'
 
 /** The features of one medium. */
 export interface MediumFeatures {
   readonly modality: Modality
   /** float32 [tokens, width]. */
   readonly data: Float32Array
-  /** How many of the language model's tokens they become. */
+  /** How many of the language model's tokens they become, separators included. */
   readonly tokensOut: number
+  /** Which of those tokens are separators, in order. Absent: none. */
+  readonly separators?: readonly number[]
 }
 
 /** What an encoder takes of one medium. */
@@ -23,12 +25,23 @@ export interface PreparedInputs {
   readonly size: MediaSize
   /** How many features it will have. */
   readonly tokens: number
+  /** Media of one encoder whose features lie alike, and which it can encode together, have the same. */
+  readonly layout: string
 }
 
 /** A medium on its way to the encoder and the projector behind it. */
-export interface PreparedMedium extends PreparedInputs {
+export interface PreparedMedium extends PreparedInputs, ProjectedPlaces {
   readonly modality: Modality
-  readonly tokensOut: number
+}
+
+/** What a medium becomes among the language model's tokens. */
+export type ProjectedPlaces = Pick<MediumFeatures, 'tokensOut' | 'separators'>
+
+/** What features that lie so become. */
+export function projectedPlaces(projector: Projector, grid: TokenGrid): ProjectedPlaces {
+  const projected = projectedGrid(projector, grid)
+  const separators = separatorPlaces(projected)
+  return { tokensOut: gridTokens(projected), ...(separators.length > 0 && { separators }) }
 }
 
 /** @throws what decoding and preprocessing throw */
@@ -39,13 +52,14 @@ export async function prepareMedium(
   options: ReadOptions,
 ): Promise<PreparedMedium> {
   const prepared = await prepareInputs(encoder, reader, part, options)
-  return { ...prepared, modality: part.type, tokensOut: projectedTokens(projector, encoder.grid(prepared.size)) }
+  return { ...prepared, modality: part.type, ...projectedPlaces(projector, encoder.grid(prepared.size)) }
 }
 
 /** @throws what decoding and preprocessing throw */
 export async function prepareInputs(encoder: Encoder, reader: MediaReader, part: MediaPart, options: ReadOptions): Promise<PreparedInputs> {
   const { size, inputs } = await decoded(encoder, reader, part, options)
-  return { inputs, size, tokens: gridTokens(encoder.grid(size)) }
+  const grid = encoder.grid(size)
+  return { inputs, size, tokens: gridFeatures(grid), layout: gridKey(grid) }
 }
 
 async function decoded(
@@ -91,15 +105,15 @@ async function decoded(
   }
 }
 
-/** Encodes media of any modality; those of one modality and one number of tokens go through the encoder together. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
+/** Encodes media of any modality; those of one modality whose features lie alike go through the encoder together. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
 export async function encodeMedia(
   branchOf: (modality: Modality) => Branch,
   media: readonly PreparedMedium[],
   signal?: AbortSignal,
 ): Promise<readonly MediumFeatures[]> {
   const groups = new Map<string, number[]>()
-  for (const [index, { modality, tokens }] of media.entries()) {
-    const key = `${modality} ${tokens}`
+  for (const [index, { modality, layout }] of media.entries()) {
+    const key = `${modality} ${layout}`
     groups.set(key, [...(groups.get(key) ?? []), index])
   }
   const found: MediumFeatures[] = []
@@ -110,13 +124,16 @@ export async function encodeMedia(
     const encoded = await encodeInputs(branchOf(first.modality).encoder, alike, signal)
     for (const [place, index] of indices.entries()) {
       const data = encoded[place]
-      if (data !== undefined) found[index] = { modality: first.modality, data, tokensOut: alike[place]?.tokensOut ?? 0 }
+      const medium = alike[place]
+      if (data === undefined || medium === undefined) continue
+      const { modality, tokensOut, separators } = medium
+      found[index] = { modality, data, tokensOut, ...(separators !== undefined && { separators }) }
     }
   }
   return found
 }
 
-/** Features [tokens, width] of each medium; all have one number of tokens. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
+/** Features [tokens, width] of each medium; all have one layout. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
 export async function encodeInputs(
   encoder: Encoder,
   media: readonly PreparedInputs[],

@@ -155,7 +155,7 @@ export class MultimodalModel implements AsyncDisposable {
     return encodeMedia((modality) => this.branch(modality), prepared, signal)
   }
 
-  /** Features to token embeddings, float32 [tokensOut, hiddenSize] each, in order. */
+  /** Features to token embeddings, float32 [tokensOut, hiddenSize] each, separators included, in order. */
   async project(media: readonly MediumFeatures[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
     const found: Float32Array[] = []
     for (const path of this.mediaPaths) {
@@ -173,9 +173,12 @@ export class MultimodalModel implements AsyncDisposable {
       )
       if (embeddings?.dtype !== 'float32') throw new Error('internal: embeddings are float32')
       const width = this.llm.decoder.hiddenSize
+      const separator = this.#parameters[`${path.modality}.separator`]?.data
       for (const [place, index] of indices.entries()) {
+        const { tokensOut: length = 0, separators = [] } = media[index] ?? {}
         const start = place * tokensOut * width
-        found[index] = embeddings.data.subarray(start, start + (media[index]?.tokensOut ?? 0) * width)
+        const own = embeddings.data.subarray(start, start + (length - separators.length) * width)
+        found[index] = separator === undefined ? own : separated(own, separators, separator)
       }
     }
     return found
@@ -294,6 +297,22 @@ async function openProjection(path: MediaPath, hiddenSize: number, device: Devic
     inputs: [...inputs, ...scope.parameters.map(({ tensor }) => tensor)],
   })
   return createSession({ bytes }, { device, memoryPattern: false })
+}
+
+/** Rows with a separator's row in chosen places of the result. */
+function separated(rows: Float32Array, places: readonly number[], separator: Float32Array): Float32Array {
+  const width = separator.length
+  const result = new Float32Array(rows.length + places.length * width)
+  let [from, to] = [0, 0]
+  for (const place of places) {
+    const own = place * width - to
+    result.set(rows.subarray(from, from + own), to)
+    result.set(separator, to + own)
+    from += own
+    to += own + width
+  }
+  result.set(rows.subarray(from), to)
+  return result
 }
 
 const isMedia = (part: Turn['content'][number]): part is MediaPart => part.type !== 'text'

@@ -2,10 +2,12 @@
 
 import { ModalignError } from '../errors.ts'
 import { type Dim, dimsEqual, multiplyDims, size } from '../graph/dim.ts'
+import { concat } from '../graph/operators/concat.ts'
 import { gather } from '../graph/operators/gather.ts'
 import { reshape } from '../graph/operators/reshape.ts'
 import { scatterNd } from '../graph/operators/scatter-nd.ts'
-import { ParameterScope } from '../graph/parameters.ts'
+import { unsqueeze } from '../graph/operators/unsqueeze.ts'
+import { normal, ParameterScope } from '../graph/parameters.ts'
 import { dimAt, input, type Tensor } from '../graph/tensor.ts'
 import type { Modality, Projector, TokenGrid } from './contracts.ts'
 import { gridTokens, paddedTokens, projectedTokens } from './token-grid.ts'
@@ -20,6 +22,8 @@ export interface MediaPath {
   readonly width: number
   /** Of the language model's token embeddings. Default 1. */
   readonly embeddingRms?: number
+  /** Whether media have separators among their tokens: one embedding is learned for all of them. Only where media differ. Default false. */
+  readonly separated?: boolean
 }
 
 export interface ProjectedMedia {
@@ -28,16 +32,18 @@ export interface ProjectedMedia {
   readonly inputs: readonly Tensor[]
   /** [media, tokensOut, hiddenSize]; where media differ, the tokens of padding are among them. */
   readonly embeddings: Tensor
+  /** [hiddenSize], where media have separators. */
+  readonly separator?: Tensor
   readonly scope: ParameterScope
 }
 
 /**
- * Adds a projector to a graph. Parameters are named `<modality>.<name>`.
+ * Adds a projector to a graph. Parameters are named `<modality>.<name>`; that of separators is `<modality>.separator`, LLaVA's `image_newline`.
  *
  * @throws PROJECTOR_SHAPE if the projector gives other sizes than it declares.
  */
 export function project(path: MediaPath, outputWidth: number): ProjectedMedia {
-  const { modality, projector, grid, embeddingRms = 1 } = path
+  const { modality, projector, grid, embeddingRms = 1, separated = false } = path
   const { definition, options } = projector
   const scope = new ParameterScope(modality)
   const { inputs, features, mask } = mediaInputs(path)
@@ -59,7 +65,8 @@ export function project(path: MediaPath, outputWidth: number): ProjectedMedia {
       hint: '`tokens` and `build` of the projector must agree',
     })
   }
-  return { modality, inputs, embeddings, scope }
+  const separator = separated ? scope.parameter('separator', [outputWidth], normal(embeddingRms)) : undefined
+  return { modality, inputs, embeddings, scope, ...(separator && { separator }) }
 }
 
 function mediaInputs({ modality, projector, grid, width }: MediaPath): {
@@ -91,9 +98,9 @@ export interface SplicedMedia {
 
 /**
  * One grid: graph input `<modality>.rows` int64 [media, tokensOut, 2], the batch row and position of every projected token. Where media differ, `<modality>.places` int64 [n]
- * chooses the tokens that are no padding, counted through [media, tokensOut], and `<modality>.rows` is [n, 2].
+ * chooses the tokens that are no padding, counted through [media, tokensOut], and `<modality>.rows` is [n, 2]. The separator is the last of them.
  */
-export function placed(path: Pick<MediaPath, 'grid'>, { modality, embeddings, inputs }: ProjectedMedia): SplicedMedia {
+export function placed(path: Pick<MediaPath, 'grid'>, { modality, embeddings, inputs, separator }: ProjectedMedia): SplicedMedia {
   const [media, tokens, width] = [dimAt(embeddings.shape, 0), dimAt(embeddings.shape, 1), dimAt(embeddings.shape, 2)]
   if (path.grid !== undefined) {
     const rows = input(`${modality}.rows`, 'int64', [media, tokens, 2])
@@ -103,7 +110,8 @@ export function placed(path: Pick<MediaPath, 'grid'>, { modality, embeddings, in
   const places = input(`${modality}.places`, 'int64', [count])
   const rows = input(`${modality}.rows`, 'int64', [count, 2])
   const flat = reshape(embeddings, [multiplyDims(media, tokens), width])
-  return { embeddings: gather(flat, places, 0), rows, inputs: [...inputs, places, rows] }
+  const table = separator === undefined ? flat : concat([flat, unsqueeze(separator, [0])], 0)
+  return { embeddings: gather(table, places, 0), rows, inputs: [...inputs, places, rows] }
 }
 
 /** inputsEmbeds [batch, tokens, hiddenSize] with the media's rows in place. */

@@ -10,9 +10,33 @@ export function gridTokens({ segments }: TokenGrid): number {
   return tokens
 }
 
+/** How many features lie in a grid: separators are none. */
+export function gridFeatures({ segments }: TokenGrid): number {
+  return segments.reduce((sum, { frames, rows, columns }) => sum + frames * rows * columns, 0)
+}
+
+/** Where among the tokens of a grid the separators stand, in order. */
+export function separatorPlaces({ segments }: TokenGrid): readonly number[] {
+  const places: number[] = []
+  let place = 0
+  for (const [index, { frames, rows, columns, separator }] of segments.entries()) {
+    for (let row = 0; row < frames * rows; row++) {
+      place += columns
+      if (separator === 'row') places.push(place++)
+    }
+    if (separator === 'segment' && index < segments.length - 1) places.push(place++)
+  }
+  return places
+}
+
 /** How many of the language model's tokens a projector makes of features that lie so. */
-export function projectedTokens({ definition, options }: Projector, grid: TokenGrid): number {
-  return gridTokens(definition.tokens(grid, options))
+export function projectedTokens(projector: Projector, grid: TokenGrid): number {
+  return gridTokens(projectedGrid(projector, grid))
+}
+
+/** How those tokens lie. */
+export function projectedGrid({ definition, options }: Projector, grid: TokenGrid): TokenGrid {
+  return definition.tokens(grid, options)
 }
 
 /** So many features, filled up to the multiple that a projector takes. */
@@ -29,6 +53,11 @@ export function rowGrid(tokens: number): TokenGrid {
 /** One picture of rows x columns features. */
 export function imageGrid(rows: number, columns: number): TokenGrid {
   return { segments: [{ frames: 1, rows, columns }] }
+}
+
+/** Says of two grids whether their media can go through an encoder together. */
+export function gridKey({ segments }: TokenGrid): string {
+  return segments.map(({ frames, rows, columns, separator = '' }) => `${frames}x${rows}x${columns}${separator}`).join()
 }
 
 /** Whether two media can stand in one batch: the same number of tokens, lying alike. */

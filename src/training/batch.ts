@@ -10,7 +10,7 @@ import { stepInputs } from './step-graph.ts'
 
 export interface BatchItem extends LabelledIds {
   /** One for each medium of `ids`, in order: float32 [tokens, width]. */
-  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data'>[]
+  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data' | 'separators'>[]
 }
 
 export interface Batch {
@@ -109,21 +109,36 @@ function frontRows(rows: number, places: number): TensorValue {
   return int64Tensor(values.flat(), [rows, places, 2])
 }
 
+/** Where the tokens of one medium stand among those of a batch. */
+interface Span {
+  readonly row: number
+  readonly start: number
+  readonly length: number
+  /** Which of them are separators. */
+  readonly separators: ReadonlySet<number>
+}
+
+/** For each token of a medium, which projected token it is: the next of its own, or the separator. */
+function placesOf({ length, separators }: Span, first: number, separator: number): readonly number[] {
+  let next = first
+  return Array.from({ length }, (_, token) => (separators.has(token) ? separator : next++))
+}
+
 /** Where the projected tokens of one modality go, and the features that they are made of. */
 function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors {
   const { modality, grid } = path
   const features: Float32Array[] = []
-  const spans: { readonly row: number; readonly start: number; readonly length: number }[] = []
+  const spans: Span[] = []
   for (const [row, item] of items.entries()) {
     for (const [index, { part, start, length }] of item.media.entries()) {
-      const data = item.features[index]?.data
+      const own = item.features[index]
       if (part.type !== modality) continue
-      features.push(data ?? new Float32Array(0))
-      spans.push({ row, start, length })
+      features.push(own?.data ?? new Float32Array(0))
+      spans.push({ row, start, length, separators: new Set(own?.separators?.filter((place) => place < length)) })
     }
   }
   const { feeds, tokensOut } = stackFeatures(path, features)
-  const wrong = spans.find(({ length }) => (grid === undefined ? length > tokensOut : length !== tokensOut))
+  const wrong = spans.find(({ length, separators }) => (grid === undefined ? length - separators.size > tokensOut : length !== tokensOut))
   if (wrong !== undefined)
     throw new ModalignError({
       code: 'BATCH_FEATURES',
@@ -133,7 +148,7 @@ function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors 
     })
   const rows = spans.flatMap(({ row, start, length }) => Array.from({ length }, (_, token) => [row, start + token]).flat())
   if (grid !== undefined) return { ...feeds, [`${modality}.rows`]: int64Tensor(rows, [spans.length, tokensOut, 2]) }
-  const places = spans.flatMap(({ length }, medium) => Array.from({ length }, (_, token) => medium * tokensOut + token))
+  const places = spans.flatMap((span, medium) => placesOf(span, medium * tokensOut, spans.length * tokensOut))
   return {
     ...feeds,
     [`${modality}.places`]: int64Tensor(places, [places.length]),

@@ -1,10 +1,10 @@
 /** Frozen features, computed once for each medium: kept in memory while there is room, and in a store where one is given. */
 import { createHash } from 'node:crypto'
 import { ModalignError, unreachable } from '../errors.ts'
-import { encodeMedia, type MediumFeatures, type PreparedMedium, prepareMedium } from '../model/media-features.ts'
+import { encodeMedia, type MediumFeatures, type PreparedMedium, prepareMedium, projectedPlaces } from '../model/media-features.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
-import { gridTokens, projectedTokens } from '../model/token-grid.ts'
+import { gridFeatures } from '../model/token-grid.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { contentDigest } from './content-digest.ts'
 import { asStored, type FeatureKey, type FeatureStore } from './feature-store.ts'
@@ -90,8 +90,8 @@ export class FeatureMemory {
       if (known !== undefined) {
         const grid = encoder.grid(known.size)
         // A record of another number of tokens is of another preprocessing: it is computed again.
-        if (gridTokens(grid) * encoder.width === known.data.length)
-          return { features: { modality: part.type, data: known.data, tokensOut: projectedTokens(projector, grid) } }
+        if (gridFeatures(grid) * encoder.width === known.data.length)
+          return { features: { modality: part.type, data: known.data, ...projectedPlaces(projector, grid) } }
       }
       return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options), stored }
     } catch (error) {
