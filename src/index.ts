@@ -51,6 +51,7 @@ export { decodeDataUrl } from './media/data-url.ts'
 export { type FrameSampling, type Shortage, type UniformRule, uniformIndices } from './media/frame-sampling.ts'
 export { type DecodedImageFile, type DecodeImageOptions, decodeImage } from './media/image.ts'
 export { defaultImageLimits, type ImageLimits } from './media/image-limits.ts'
+export { imageSize } from './media/image-size.ts'
 export { clapLogMel, kaldiFbank, type LogMel, logMel, whisperLogMel } from './media/log-mel.ts'
 export { logMelGraph, lowerLogMel } from './media/log-mel-graph.ts'
 export { createMediaDecoder, type MediaDecoder, type MediaDecoderOptions } from './media/media-decoder.ts'
@@ -58,6 +59,7 @@ export { type ImagePreprocessing, preprocessImage } from './media/preprocess.ts'
 export { parsePreprocessorConfig, readPreprocessorConfig } from './media/preprocessor-config.ts'
 export { type ResampleOptions, resample } from './media/resample.ts'
 export { type MediaInput, readMedia, type SourceOptions } from './media/source.ts'
+export { remapSpan, type ShownSpan, spanSteps, type WindowSpan, windowSpans } from './media/time-spans.ts'
 export {
   type DecodedVideoFile,
   type DecodeVideoOptions,
