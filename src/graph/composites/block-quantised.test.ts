@@ -121,3 +121,38 @@ describe.each(cases)('$bits bits in blocks of $blockSize, with minimums: $minimu
     expect(difference(fused.dx, back)).toBeLessThan(1e-5)
   })
 })
+
+/** x as level 4 of ONNX Runtime's product has it, by its specification: each block divided by its largest value over 127, rounded to an integer and multiplied back. */
+function rounded(x: Float32Array, blockSize: number): Float32Array {
+  const out = new Float32Array(x.length)
+  for (let block = 0; block < x.length; block += blockSize) {
+    const scale = largest(x.subarray(block, block + blockSize)) / 127
+    for (let at = block; at < block + blockSize; at++) out[at] = scale === 0 ? 0 : Math.round((x[at] ?? 0) / scale) * scale
+  }
+  return out
+}
+
+describe('the product of ONNX Runtime is the formula on rounded activations, and nothing less exact', () => {
+  test.each(
+    ([4, 8] as const).flatMap((bits) => [16, 32].flatMap((blockSize) => [1, 2, 37].map((tokens) => ({ bits, blockSize, tokens })))),
+  )('$bits bits in blocks of $blockSize, $tokens rows', async ({ bits, blockSize, tokens }) => {
+    const columns = blocks * blockSize
+    const { tensor, dense } = make({ bits, blockSize, minimums: false })
+    const x = input('x', 'float32', [size('tokens'), columns])
+    // One value in fifty is a hundred times as large: what activations of language models look like.
+    const values = Float32Array.from(noise(tokens * columns, 11), (value, index) => (value - 0.5) * (index % 50 === 7 ? 100 : 1))
+    const { bytes } = lower({ outputs: { y: matmulTransposed(x, tensor) } })
+    const session = await createLocalSession({ bytes }, { device: 'cpu', threads: 1 })
+    const { y } = await session.run({ x: float32Tensor(values, [tokens, columns]) })
+    await session.dispose()
+    const of = (activations: Float32Array): number[] =>
+      Array.from({ length: tokens * rows }, (_, index) => {
+        const [token, row] = [Math.floor(index / rows), index % rows]
+        let sum = 0
+        for (let at = 0; at < columns; at++) sum += (activations[token * columns + at] ?? 0) * (dense[row * columns + at] ?? 0)
+        return sum
+      })
+    // A processor without products of 8 bits leaves activations as they are.
+    expect(Math.min(difference(y, of(rounded(values, blockSize))), difference(y, of(values)))).toBeLessThan(1e-5)
+  })
+})
