@@ -99,10 +99,9 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
         batch.map(({ inputs }) => inputs),
       )
       await store.put(
-        batch.map(({ key, inputs }, index) => ({
-          key,
-          features: { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') },
-        })),
+        batch.map(({ key, inputs }, index) =>
+          store.pack(key, { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') }),
+        ),
       )
       counts.encoded += batch.length
       options.onProgress?.(counts)

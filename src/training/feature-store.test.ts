@@ -22,7 +22,7 @@ test('what is put is there after closing, for this dtype and key alone', async (
   {
     await using store = await openFeatureStore(folder, { dtype: 'float32' })
     expect(store.get(keyOf('a'))).toBeUndefined()
-    await store.put([{ key: keyOf('a'), features: features(1) }])
+    await store.put([store.pack(keyOf('a'), features(1))])
     expect(store.counts).toMatchObject({ hits: 0, misses: 1, written: 1, damaged: 0 })
   }
   await using store = await openFeatureStore(folder, { dtype: 'float32' })
@@ -36,7 +36,7 @@ test('a damaged record counts as absent, is reported, and is written over', asyn
   const folder = join(root, 'damaged')
   {
     await using store = await openFeatureStore(folder)
-    await store.put([{ key: keyOf('a'), features: features(1) }])
+    await store.put([store.pack(keyOf('a'), features(1))])
   }
   const database = open<Buffer, Buffer>({ path: folder, noSubdir: false, encoding: 'binary', keyEncoding: 'binary' })
   for (const key of [...database.getKeys()]) {
@@ -48,18 +48,13 @@ test('a damaged record counts as absent, is reported, and is written over', asyn
   await using store = await openFeatureStore(folder)
   expect(store.get(keyOf('a'))).toBeUndefined()
   expect(store.counts).toMatchObject({ damaged: 1, firstDamage: 'image a: the checksum does not fit' })
-  await store.put([{ key: keyOf('a'), features: features(1) }])
+  await store.put([store.pack(keyOf('a'), features(1))])
   expect(store.get(keyOf('a'))).toEqual(features(1))
 })
 
-test('a value that is no number keeps the whole batch out', async () => {
+test('a value that is no number never becomes a record', async () => {
   await using store = await openFeatureStore(join(root, 'finite'))
-  const records = [
-    { key: keyOf('a'), features: features(1) },
-    { key: keyOf('b'), features: features(Number.NaN) },
-  ]
-  await expect(store.put(records)).rejects.toMatchObject({ code: 'FEATURES_NOT_FINITE' })
-  expect(store.get(keyOf('a'))).toBeUndefined()
+  expect(() => store.pack(keyOf('b'), features(Number.NaN))).toThrowError(expect.objectContaining({ code: 'FEATURES_NOT_FINITE' }))
 })
 
 test('a file where the folder should be is an error with its name', async () => {
@@ -74,7 +69,7 @@ test('readers see what a writer in another process has committed, and a killed w
     import { openFeatureStore } from ${JSON.stringify(new URL('./feature-store.ts', import.meta.url).href)}
     const store = await openFeatureStore(${JSON.stringify(folder)}, { dtype: 'float32' })
     for (let index = 0; ; index++) {
-      await store.put([{ key: { modality: 'image', content: String(index), encoder: 'e', width: 2 }, features: { size: { width: 3, height: 3 }, data: Float32Array.of(index, 2, 3, 4) } }])
+      await store.put([store.pack({ modality: 'image', content: String(index), encoder: 'e', width: 2 }, { size: { width: 3, height: 3 }, data: Float32Array.of(index, 2, 3, 4) })])
       process.stdout.write(index + '\\n')
     }`
   const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
@@ -94,6 +89,6 @@ test('readers see what a writer in another process has committed, and a killed w
   expect(last).toBeGreaterThanOrEqual(20)
   for (let index = 0; index <= last; index++) expect(store.get(keyOf(String(index)))).toEqual(features(index))
   // And goes on where it was.
-  await store.put([{ key: keyOf('after'), features: features(7) }])
+  await store.put([store.pack(keyOf('after'), features(7))])
   expect(store.get(keyOf('after'))).toEqual(features(7))
 })

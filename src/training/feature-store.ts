@@ -6,9 +6,24 @@ import { open, type RootDatabase } from 'lmdb'
 import { ModalignError } from '../errors.ts'
 import { fileError } from '../io/file-error.ts'
 import { nodeFs } from '../io/fs-ops.ts'
-import { decodeRecord, encodeRecord, type FeatureDtype, type FeatureKey, keyText, type StoredFeatures } from './stored-features.ts'
+import {
+  decodeRecord,
+  type FeatureDtype,
+  type FeatureKey,
+  keyText,
+  type PackedFeatures,
+  packFeatures,
+  type StoredFeatures,
+} from './stored-features.ts'
 
-export { asStored, type FeatureDtype, type FeatureKey, featureDtypes, payloadBytes, type StoredFeatures } from './stored-features.ts'
+export {
+  type FeatureDtype,
+  type FeatureKey,
+  featureDtypes,
+  type PackedFeatures,
+  payloadBytes,
+  type StoredFeatures,
+} from './stored-features.ts'
 
 export interface FeatureStoreOptions {
   /** How features are kept, and part of their key. Default float16: half the disk, and within half a thousandth of each value. */
@@ -36,12 +51,14 @@ export interface FeatureStore extends AsyncDisposable {
   readonly counts: FeatureStoreCounts
   /** Undefined where nothing usable is stored. The record holds its key, which is compared. */
   get(key: FeatureKey): StoredFeatures | undefined
+  /** The record of features, for {@link FeatureStore.put}. @throws FEATURES_NOT_FINITE */
+  pack(key: FeatureKey, features: StoredFeatures): PackedFeatures
   /**
    * Resolves when the records are committed: a process killed later loses none of them. Does nothing in a store for reading only.
    *
-   * @throws FEATURES_NOT_FINITE before anything is written; FEATURE_STORE_WRITE (a full disk).
+   * @throws FEATURE_STORE_WRITE (a full disk)
    */
-  put(records: readonly { readonly key: FeatureKey; readonly features: StoredFeatures }[]): Promise<void>
+  put(records: readonly PackedFeatures[]): Promise<void>
   close(): Promise<void>
 }
 
@@ -92,12 +109,13 @@ export async function openFeatureStore(folder: string, { dtype = 'float16' }: Fe
       counts.firstDamage ??= `${key.modality} ${key.content.slice(0, 12)}: ${decoded.damage}`
       return undefined
     },
+    pack: (key, features) => packFeatures(key, features, dtype),
     async put(records) {
       if (readOnly || records.length === 0) return
-      const encoded = records.map(({ key, features }) => ({ id: digest(key, dtype), ...encodeRecord(key, features, dtype) }))
       try {
         await database.transaction(() => {
-          for (const { id, bytes } of encoded) database.putSync(id, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+          for (const { key, bytes } of records)
+            database.putSync(digest(key, dtype), Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
         })
       } catch (error) {
         throw new ModalignError({
@@ -108,8 +126,8 @@ export async function openFeatureStore(folder: string, { dtype = 'float16' }: Fe
           cause: error,
         })
       }
-      counts.written += encoded.length
-      counts.widened += encoded.filter((one) => one.dtype !== dtype).length
+      counts.written += records.length
+      counts.widened += records.filter((one) => one.dtype !== dtype).length
     },
     close,
     [Symbol.asyncDispose]: close,

@@ -7,7 +7,7 @@ import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { gridFeatures } from '../model/token-grid.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import { contentDigest } from './content-digest.ts'
-import { asStored, type FeatureKey, type FeatureStore } from './feature-store.ts'
+import type { FeatureKey, FeatureStore, PackedFeatures } from './feature-store.ts'
 
 export interface FeatureMemoryOptions extends ReadOptions {
   /** Features beyond this are computed again when they are needed again. Default 2 GiB. */
@@ -68,9 +68,17 @@ export class FeatureMemory {
       usable.map(({ medium }) => medium),
       this.#options.signal,
     )
-    const encoded = computed.map((features) => this.#asStored(features))
-    for (const [index, features] of encoded.entries()) fresh.set(usable[index]?.key ?? unreachable('features of no medium'), features)
-    await this.#keep(usable, encoded)
+    const packed: PackedFeatures[] = []
+    for (const [index, features] of computed.entries()) {
+      const { key, medium, stored } = usable[index] ?? unreachable('features of no medium')
+      if (this.#store === undefined || stored === undefined) fresh.set(key, features)
+      else {
+        const record = this.#store.pack(stored, { size: medium.size, data: features.data })
+        packed.push(record)
+        fresh.set(key, { ...features, data: record.stored() })
+      }
+    }
+    await this.#keep(packed)
     for (const [key, features] of fresh) {
       if (this.#bytes + features.data.byteLength > this.#maxBytes) continue
       this.#known.set(key, features)
@@ -100,18 +108,8 @@ export class FeatureMemory {
     }
   }
 
-  #asStored(features: MediumFeatures): MediumFeatures {
-    if (this.#store === undefined) return features
-    const { width } = this.#model.branch(features.modality).encoder
-    return { ...features, data: asStored(features.data, width, this.#store.dtype) }
-  }
-
-  async #keep(media: readonly Prepared[], encoded: readonly MediumFeatures[]): Promise<void> {
+  async #keep(records: readonly PackedFeatures[]): Promise<void> {
     if (this.#store === undefined || !this.#writing) return
-    const records = media.flatMap(({ medium, stored }, index) => {
-      const data = encoded[index]?.data
-      return stored === undefined || data === undefined ? [] : [{ key: stored, features: { size: medium.size, data } }]
-    })
     try {
       await this.#store.put(records)
     } catch (error) {

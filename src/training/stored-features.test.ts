@@ -1,13 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Region } from '../model/contracts.ts'
-import { decodeRecord, encodeRecord, type FeatureDtype, type FeatureKey, featureDtypes, keyText } from './stored-features.ts'
+import { decodeRecord, type FeatureDtype, type FeatureKey, featureDtypes, keyText, packFeatures } from './stored-features.ts'
 
 const key: FeatureKey = { modality: 'image', content: 'c0ffee', encoder: 'e', width: 4 }
 const size = { width: 640, height: 480 }
 
 function restored(data: Float32Array, dtype: FeatureDtype): Float32Array {
-  const decoded = decodeRecord(encodeRecord(key, { size, data }, dtype).bytes, key, dtype)
+  const decoded = decodeRecord(packFeatures(key, { size, data }, dtype).bytes, key, dtype)
   if (!('features' in decoded)) throw new Error(decoded.damage)
   expect(decoded.features.size).toEqual(size)
   return decoded.features.data
@@ -50,13 +50,13 @@ test('int8 comes back within half a step of its channel', () => {
 
 test('a float16 record with a value beyond float16 is kept in float32, and says so', () => {
   const data = Float32Array.of(1, -70_000, 3, 4)
-  const { bytes, dtype } = encodeRecord(key, { size, data }, 'float16')
+  const { bytes, dtype } = packFeatures(key, { size, data }, 'float16')
   expect(dtype).toBe('float32')
   expect(decodeRecord(bytes, key, 'float16')).toEqual({ features: { size, data } })
 })
 
 test.each([Number.NaN, Number.POSITIVE_INFINITY])('%d is refused', (value) => {
-  expect(() => encodeRecord(key, { size, data: Float32Array.of(1, value, 3, 4) }, 'int8')).toThrowError(
+  expect(() => packFeatures(key, { size, data: Float32Array.of(1, value, 3, 4) }, 'int8')).toThrowError(
     expect.objectContaining({ code: 'FEATURES_NOT_FINITE' }),
   )
 })
@@ -65,7 +65,7 @@ describe('a damaged record is never taken for features', () => {
   const data = Float32Array.from({ length: 8 }, (_, place) => place / 3)
 
   test.each(featureDtypes)('a turned bit anywhere (%s)', (dtype) => {
-    const { bytes } = encodeRecord(key, { size, data }, dtype)
+    const { bytes } = packFeatures(key, { size, data }, dtype)
     for (let bit = 0; bit < bytes.length * 8; bit++) {
       const copy = Uint8Array.from(bytes)
       copy[bit >> 3] = (copy[bit >> 3] ?? 0) ^ (1 << (bit & 7))
@@ -74,13 +74,13 @@ describe('a damaged record is never taken for features', () => {
   })
 
   test('cut anywhere', () => {
-    const { bytes } = encodeRecord(key, { size, data }, 'float32')
+    const { bytes } = packFeatures(key, { size, data }, 'float32')
     for (let length = 0; length < bytes.length; length++)
       expect(decodeRecord(bytes.subarray(0, length), key, 'float32')).toHaveProperty('damage')
   })
 
   test('of another key, in whatever way it is another', () => {
-    const { bytes } = encodeRecord(key, { size, data }, 'float32')
+    const { bytes } = packFeatures(key, { size, data }, 'float32')
     const span: Region = { type: 'span', startSeconds: 0, endSeconds: 1 }
     const others: readonly FeatureKey[] = [
       { ...key, content: 'c0ffef' },

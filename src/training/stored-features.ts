@@ -62,17 +62,21 @@ export function keyText({ modality, content, region, encoder, width }: FeatureKe
   return JSON.stringify([format, modality, content, part, encoder, width, stored])
 }
 
-/**
- * @returns the record, and in which dtype it holds the features: float32 instead of float16 where a value is beyond float16's largest, 65,504.
- * @throws FEATURES_NOT_FINITE: such features would poison every run that reads them.
- */
-export function encodeRecord(
-  key: FeatureKey,
-  { size, data }: StoredFeatures,
-  stored: FeatureDtype,
-): { readonly bytes: Uint8Array; readonly dtype: FeatureDtype } {
-  const place = data.findIndex((value) => !Number.isFinite(value))
-  if (place >= 0) {
+/** Features in the bytes of their record. */
+export interface PackedFeatures {
+  readonly key: FeatureKey
+  readonly bytes: Uint8Array
+  /** float32 instead of float16 where a value is beyond float16's largest, 65,504. */
+  readonly dtype: FeatureDtype
+  /** As a store gives them back: whoever keeps them uses these from the start, so that a second run sees what the first one saw. */
+  stored(): Float32Array
+}
+
+/** @throws FEATURES_NOT_FINITE: such features would poison every run that reads them. */
+export function packFeatures(key: FeatureKey, { size, data }: StoredFeatures, wanted: FeatureDtype): PackedFeatures {
+  const largest = largestMagnitude(data)
+  if (largest >= infinity) {
+    const place = data.findIndex((value) => !Number.isFinite(value))
     throw new ModalignError({
       code: 'FEATURES_NOT_FINITE',
       field: `${key.modality} ${key.content}`,
@@ -81,30 +85,42 @@ export function encodeRecord(
       hint: 'the encoder overflows on this medium: try a float32 file or another device',
     })
   }
-  const dtype = dtypeFor(data, stored)
-  const payload = packed(data, key.width, dtype)
-  const header = Buffer.from(
-    JSON.stringify({ format, key: JSON.parse(keyText(key, stored)), size, tokens: data.length / key.width, dtype }),
-  )
-  const bytes = Buffer.alloc(4 + header.length + payload.length + 4)
+  const dtype = wanted === 'float16' && largest > largestFloat16 ? 'float32' : wanted
+  const tokens = data.length / key.width
+  const text = JSON.stringify({ format, key: JSON.parse(keyText(key, wanted)), size, tokens, dtype })
+  // Spaces fill the header up, so that the numbers behind it lie where typed arrays can be.
+  const header = Buffer.from(text.padEnd(text.length + ((4 - (Buffer.byteLength(text) % 4)) % 4)))
+  const start = 4 + header.length
+  const payload = payloadBytes(tokens, key.width, dtype)
+  const bytes = Buffer.from(new ArrayBuffer(start + payload + 4))
   bytes.writeUInt32LE(header.length, 0)
   header.copy(bytes, 4)
-  bytes.set(payload, 4 + header.length)
+  pack(data, key.width, dtype, bytes.subarray(start, start + payload))
   bytes.writeUInt32LE(crc32(bytes.subarray(0, -4)), bytes.length - 4)
-  return { bytes, dtype }
+  return {
+    key,
+    bytes,
+    dtype,
+    stored: () =>
+      dtype === 'float32'
+        ? data
+        : (unpacked(bytes.subarray(start, start + payload), tokens, key.width, dtype) ?? unreachable('features that were just packed')),
+  }
 }
 
-const largestFloat16 = 65_504
+/** Magnitudes as the bits of a float32, which are ordered as the magnitudes are, NaN above infinity. */
+const infinity = 0x7f80_0000
+/** 65,504. */
+const largestFloat16 = 0x477f_e000
 
-/** Features as a store of this dtype gives them back: whoever keeps them uses these from the start, so that a second run sees what the first one saw. */
-export function asStored(data: Float32Array, width: number, dtype: FeatureDtype): Float32Array {
-  if (dtype === 'float32') return data
-  const kept = dtypeFor(data, dtype)
-  return unpacked(Buffer.from(packed(data, width, kept)), data.length / width, width, kept) ?? unreachable('features that were just packed')
-}
-
-function dtypeFor(data: Float32Array, stored: FeatureDtype): FeatureDtype {
-  return stored === 'float16' && data.some((value) => Math.abs(value) > largestFloat16) ? 'float32' : stored
+function largestMagnitude(data: Float32Array): number {
+  const words = new Uint32Array(data.buffer, data.byteOffset, data.length)
+  let largest = 0
+  for (let place = 0; place < words.length; place++) {
+    const magnitude = (words[place] ?? 0) & 0x7fff_ffff
+    if (magnitude > largest) largest = magnitude
+  }
+  return largest
 }
 
 /** About how many bytes of payload a medium of so many tokens takes. */
@@ -142,24 +158,38 @@ function parsed(text: string): unknown {
   }
 }
 
-function packed(data: Float32Array, width: number, dtype: FeatureDtype): Uint8Array {
+/** Into the place of the payload, which begins at a multiple of 4 bytes. */
+function pack(data: Float32Array, width: number, dtype: FeatureDtype, payload: Buffer): void {
+  const { buffer, byteOffset } = payload
   switch (dtype) {
     case 'float32':
-      return littleEndian(data)
+      new Float32Array(buffer, byteOffset, data.length).set(data)
+      break
     case 'float16':
-      return littleEndian(toFloat16(data))
-    case 'int8': {
-      const scales = new Float32Array(width)
-      for (let place = 0; place < data.length; place++)
-        scales[place % width] = Math.max(scales[place % width] ?? 0, Math.abs(data[place] ?? 0) / 127)
-      const values = Int8Array.from(data, (value, place) => {
-        const scale = scales[place % width] ?? 0
-        return scale === 0 ? 0 : Math.round(value / scale)
-      })
-      return Buffer.concat([littleEndian(scales), new Uint8Array(values.buffer)])
-    }
+      toFloat16(data, new Uint16Array(buffer, byteOffset, data.length))
+      break
+    case 'int8':
+      packInt8(data, new Float32Array(buffer, byteOffset, width), new Int8Array(buffer, byteOffset + width * 4, data.length))
+      break
     default:
-      return dtype satisfies never
+      dtype satisfies never
+  }
+  toLittleEndian(payload, dtype, width)
+}
+
+function packInt8(data: Float32Array, scales: Float32Array, values: Int8Array): void {
+  const { length: width } = scales
+  for (let start = 0; start < data.length; start += width) {
+    for (let channel = 0; channel < width; channel++) {
+      const scale = Math.abs(data[start + channel] ?? 0) / 127
+      if (scale > (scales[channel] ?? 0)) scales[channel] = scale
+    }
+  }
+  for (let start = 0; start < data.length; start += width) {
+    for (let channel = 0; channel < width; channel++) {
+      const scale = scales[channel] ?? 0
+      values[start + channel] = scale === 0 ? 0 : Math.round((data[start + channel] ?? 0) / scale)
+    }
   }
 }
 
@@ -187,8 +217,11 @@ function unpacked(payload: Buffer, tokens: number, width: number, dtype: Feature
 
 const isLittleEndian = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1
 
-function littleEndian(values: Float32Array | Uint16Array): Uint8Array {
-  return new Uint8Array(hostOrder(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), values.BYTES_PER_ELEMENT))
+/** Turns the bytes of each element in place where this processor counts the other way than the record. */
+function toLittleEndian(payload: Buffer, dtype: FeatureDtype, width: number): void {
+  if (isLittleEndian) return
+  if (dtype === 'float16') payload.swap16()
+  else (dtype === 'float32' ? payload : payload.subarray(0, width * 4)).swap32()
 }
 
 /** A copy, with the bytes of each element turned where this processor counts the other way than the record. */

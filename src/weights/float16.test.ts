@@ -58,6 +58,8 @@ describe('against NumPy and PyTorch', () => {
     const inputs = new Float32Array(words.buffer)
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalHalf(float16Bits(value))))).toBe(fixture.midpoints.float16)
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalBrain(bfloat16Bits(value))))).toBe(fixture.midpoints.bfloat16)
+    const fitting = inputs.filter((value) => !(Math.abs(value) >= 65_520 && Number.isFinite(value)))
+    expect(sha256(toFloat16(fitting))).toBe(sha256(Uint16Array.from(fitting, float16Bits)))
   })
 })
 

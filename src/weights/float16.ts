@@ -120,24 +120,32 @@ export function toFloat32(value: TensorValue): Float32Array {
 /**
  * float32 values as float16 bits.
  *
+ * @param out where to write them; default: a new array
  * @throws ModalignError `FLOAT16_OVERFLOW` for a finite value whose magnitude is 65520 or more: it would silently become infinite
  * @example
  * toFloat16(new Float32Array([1, -2])) // Uint16Array [0x3c00, 0xc000]
  */
-export function toFloat16(values: Float32Array): Uint16Array {
-  const out = new Uint16Array(values.length)
-  for (let i = 0; i < out.length; i++) {
-    const value = values[i] ?? 0
-    const half = float16Bits(value)
-    if ((half & 0x7fff) === 0x7c00 && Number.isFinite(value)) {
-      throw new ModalignError({
-        code: 'FLOAT16_OVERFLOW',
-        got: `${value} at element ${i}`,
-        expected: 'magnitudes below 65520',
-        hint: 'keep this tensor in float32 or bfloat16',
-      })
+export function toFloat16(values: Float32Array, out: Uint16Array = new Uint16Array(values.length)): Uint16Array {
+  const source = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  for (let i = 0; i < source.length; i++) {
+    const word = source[i] ?? 0
+    const magnitude = word & 0x7fff_ffff
+    // Inline what float16Bits does with normal numbers and with zero, which are nearly all: a call and a trip through memory cost five times as much.
+    if (magnitude >= 0x3880_0000 && magnitude < 0x477f_f000)
+      out[i] = ((word >>> 16) & 0x8000) | ((magnitude - 0x3800_0000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
+    else if (magnitude === 0) out[i] = word >>> 16
+    else {
+      const value = values[i] ?? 0
+      if (magnitude >= 0x477f_f000 && Number.isFinite(value)) {
+        throw new ModalignError({
+          code: 'FLOAT16_OVERFLOW',
+          got: `${value} at element ${i}`,
+          expected: 'magnitudes below 65520',
+          hint: 'keep this tensor in float32 or bfloat16',
+        })
+      }
+      out[i] = float16Bits(value)
     }
-    out[i] = half
   }
   return out
 }
