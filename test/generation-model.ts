@@ -17,10 +17,10 @@ export interface WatchedModel extends GeneratorModel {
   readonly vocabularySize: number
 }
 
-/** @param kind what the session may do with the cache: the fused graph in place, fused with caches that grow, or the plain formula. */
-export async function generationModel(kind: 'in place' | 'growing' | 'formula' = 'in place'): Promise<WatchedModel> {
+/** @param kind what the session may do with the cache: the fused graph with new places appended, fused with caches that grow, or the plain formula. */
+export async function generationModel(kind: 'appending' | 'growing' | 'formula' = 'appending'): Promise<WatchedModel> {
   const decoder = buildDecoder(JSON.parse(readFileSync(`${folder}config.json`, 'utf8')), checkpointWeights(await openCheckpoint(folder)))
-  const lowered = generationGraph(decoder, { fused: kind !== 'formula' })
+  const lowered = generationGraph(decoder, { fused: kind !== 'formula', appends: kind === 'appending' })
   const { bytes, externalRoot } = lowered
   const session = await createLocalSession({ bytes, ...(externalRoot !== undefined && { externalRoot }) }, { device: 'cpu', threads: 1 })
   const runs: (readonly number[])[] = []
@@ -28,11 +28,11 @@ export async function generationModel(kind: 'in place' | 'growing' | 'formula' =
     runs.push(feeds.ids?.dims ?? [])
     return session.run(feeds, options)
   }
-  const { inPlace, continues } = cacheAbilities(lowered, decoder, session.device)
+  const { appends, continues } = cacheAbilities(lowered, decoder, session.device)
   return {
     session: Object.assign(Object.create(session), { run }),
     decoder,
-    inPlace: inPlace && kind === 'in place',
+    appends,
     continues,
     runs,
     vocabularySize: decoder.vocabularySize,

@@ -1,7 +1,8 @@
 /** Rows of keys and values beside a session, each with a length of its own: prompts are read into them, tokens added, rows moved. */
-import type { Session } from '../runtime/session.ts'
+import type { AppendedOutput, Session } from '../runtime/session.ts'
 import { float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { Decoder } from './decoder.ts'
+import { freshCache, freshPlaces } from './generation-appending.ts'
 import { cacheNames, generationInputs } from './generation-graph.ts'
 import { slice } from './generation-prefix.ts'
 import { continuedSourceFeeds, sourceFeeds } from './source-tokens.ts'
@@ -9,8 +10,8 @@ import { continuedSourceFeeds, sourceFeeds } from './source-tokens.ts'
 export interface GeneratorModel {
   readonly session: Session
   readonly decoder: Pick<Decoder, 'layers' | 'kvHeads' | 'headDim' | 'hiddenSize' | 'maxPositions' | 'hasEncoder' | 'longAfter'>
-  /** The graph writes the cache where it lies: see `writesCacheInPlace`. Default false: every call gives a longer one. */
-  readonly inPlace?: boolean
+  /** The graph gives new places of the cache alone, and they are written where they belong: see `appendingCache`. Default false: every call gives a longer cache. */
+  readonly appends?: boolean
   /** Calls may add several tokens to a row that has some. Default false: only whole prompts are read, and single tokens added. */
   readonly continues?: boolean
 }
@@ -30,7 +31,7 @@ export interface MovedRow {
   readonly length?: number
 }
 
-/** A cache in place grows in steps of so many tokens. */
+/** A cache that is written in place grows in steps of so many tokens. */
 const growth = 64
 /** A set of one row without places: what empty caches are made of. */
 const emptySet = 'empty'
@@ -67,7 +68,7 @@ export class CacheRows {
     const { session, decoder } = this.#model
     const tokens = Math.max(...prompts.map(({ ids }) => ids.length))
     await session.setCarried(emptyCache(decoder), emptySet)
-    this.#capacity = this.#model.inPlace === true ? this.#rounded(tokens + room) : 0
+    this.#capacity = this.#model.appends === true ? this.#rounded(tokens + room) : 0
     await session.arrangeCarried(
       this.#set,
       prompts.map(() => ({ set: emptySet, row: 0 })),
@@ -117,17 +118,17 @@ export class CacheRows {
   async arrange(rows: readonly MovedRow[], room = 0): Promise<void> {
     const lengths = rows.map(({ from, row, length }) => Math.min(from.#lengths[row] ?? 0, length ?? Number.POSITIVE_INFINITY))
     this.#sources = rows.map(({ from, row }) => from.#sources[row] ?? 0)
-    const { inPlace = false, decoder } = this.#model
+    const { appends = false, decoder } = this.#model
     if (decoder.longAfter !== undefined)
       this.#read = rows.map(({ from, row }, index) => slice(from.#read[row] ?? { ids: [] }, 0, lengths[index] ?? 0, decoder.hiddenSize))
     const needed = Math.max(0, ...lengths) + room
-    if (inPlace) this.#capacity = this.#capacity >= needed ? this.#capacity : this.#rounded(needed)
+    if (appends) this.#capacity = this.#capacity >= needed ? this.#capacity : this.#rounded(needed)
     // An encoder's part of the cache has lengths of its own: all of it is kept.
     const trimmed = decoder.hasEncoder !== true
     await this.#model.session.arrangeCarried(
       this.#set,
       rows.map(({ from, row }, index) => ({ set: from.#set, row, ...(trimmed && { places: lengths[index] ?? 0 }) })),
-      inPlace ? this.#capacity : trimmed ? needed : undefined,
+      appends ? this.#capacity : trimmed ? needed : undefined,
     )
     this.#lengths = lengths
   }
@@ -143,15 +144,20 @@ export class CacheRows {
   }
 
   async #run(rows: readonly Tokens[], signal: AbortSignal | undefined): Promise<readonly Float32Array[]> {
-    const { session, decoder, inPlace = false } = this.#model
+    const { session, decoder, appends = false } = this.#model
     const tokens = Math.max(...rows.map(({ ids }) => ids.length))
     const longest = Math.max(...this.#lengths) + tokens
-    if (inPlace && longest > this.#capacity) await this.#grow(longest)
+    if (appends && longest > this.#capacity) await this.#grow(longest)
     const feeds = tokenFeeds(rows, this.#lengths, tokens, decoder.hiddenSize)
     const source = decoder.hasEncoder === true ? this.#sourceFeeds(tokens) : {}
     const { logits } = await session.run(
-      { ...feeds, ...source },
-      { fetch: ['logits'], carry: carryOf(decoder.layers), carrySet: this.#set, overwrite: inPlace, ...(signal && { signal }) },
+      { ...feeds, ...source, ...(appends && { [freshPlaces]: placesFeed(this.#lengths, tokens, decoder.kvHeads) }) },
+      {
+        fetch: ['logits'],
+        ...(appends ? { append: this.#appended(rows) } : { carry: carryOf(decoder.layers) }),
+        carrySet: this.#set,
+        ...(signal && { signal }),
+      },
     )
     if (logits?.dtype !== 'float32') throw new Error('internal: logits are float32')
     this.#lengths = this.#lengths.map((length, row) => length + (rows[row]?.ids.length ?? 0))
@@ -159,6 +165,15 @@ export class CacheRows {
     const { data } = logits
     const width = data.length / rows.length
     return rows.map((_, row) => data.subarray(row * width, (row + 1) * width))
+  }
+
+  #appended(rows: readonly Tokens[]): AppendedOutput {
+    return {
+      output: freshCache,
+      inputs: Object.values(carryOf(this.#model.decoder.layers)),
+      starts: this.#lengths,
+      tokens: rows.map(({ ids }) => ids.length),
+    }
   }
 
   #sourceFeeds(tokens: number): NamedTensors {
@@ -222,6 +237,14 @@ function tokenFeeds(rows: readonly Tokens[], starts: readonly number[], tokens: 
     ),
     [generationInputs.totalLength]: int32Tensor([Math.max(...starts) + tokens], []),
   }
+}
+
+/** Row, head and place of the next tokens' keys and values. */
+function placesFeed(starts: readonly number[], tokens: number, heads: number): TensorValue {
+  const places = starts.flatMap((start, row) =>
+    Array.from({ length: heads }, (_, head) => Array.from({ length: tokens }, (_, place) => [row, head, start + place])).flat(2),
+  )
+  return int64Tensor(places, [starts.length, heads, tokens, 3])
 }
 
 function emptyCache({ layers, kvHeads, headDim }: GeneratorModel['decoder']): NamedTensors {

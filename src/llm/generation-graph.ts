@@ -7,6 +7,7 @@ import { input } from '../graph/tensor.ts'
 import { type LoweredModel, lower } from '../onnx/lower.ts'
 import type { Device } from '../runtime/session.ts'
 import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
+import { appendingCache, freshCache } from './generation-appending.ts'
 import { fuseGeneration } from './generation-fusion.ts'
 import { sourceContext } from './source-tokens.ts'
 
@@ -39,8 +40,15 @@ interface LayerNames {
   readonly value: string
 }
 
-/** Output `logits` float32 [batch, vocabularySize] and the longer cache. What is trained has its present values. `fused`: see `lower`. */
-export function generationGraph(model: Decoder, options: { readonly fused?: boolean } = {}): LoweredModel {
+export interface GenerationGraphOptions {
+  /** See `lower`. */
+  readonly fused?: boolean
+  /** Give only the new places of the cache, where its operators allow that: see `appendingCache`. For devices that share the caller's memory. Default false. */
+  readonly appends?: boolean
+}
+
+/** Output `logits` float32 [batch, vocabularySize] and the longer cache. What is trained has its present values. */
+export function generationGraph(model: Decoder, { appends = false, ...options }: GenerationGraphOptions = {}): LoweredModel {
   const decoder = model.trained?.present().decoder ?? model
   const [batch, tokens, past, mediaTokens] = [size('batch'), size('tokens'), size('past'), size('media_tokens')]
   const ids = input(generationInputs.ids, 'int64', [batch, tokens])
@@ -81,7 +89,9 @@ export function generationGraph(model: Decoder, options: { readonly fused?: bool
     ...layers.flatMap(({ key, value }) => [key, value]),
   ]
   const lowered = lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
-  return options.fused === false ? lowered : fuseGeneration(lowered)
+  if (options.fused === false) return lowered
+  const merged = fuseGeneration(lowered)
+  return (appends ? appendingCache(merged, decoder) : undefined) ?? merged
 }
 
 /** What a generation's session can do with its cache: see `GeneratorModel`. */
@@ -89,21 +99,11 @@ export function cacheAbilities(
   { model }: LoweredModel,
   { hasEncoder, longAfter }: Pick<Decoder, 'hasEncoder' | 'longAfter'>,
   device: Device,
-): { readonly inPlace: boolean; readonly continues: boolean } {
-  const cpu = device === 'cpu'
+): { readonly appends: boolean; readonly continues: boolean } {
   // Pieces of one prompt must have the angles of the whole.
   const inPieces = hasEncoder !== true && longAfter === undefined
-  return { inPlace: cpu && writesCacheInPlace(model), continues: (cpu || device === 'wasm') && inPieces }
-}
-
-/** Whether all of the cache is GroupQueryAttention's, which writes new tokens where the old ones lie if the output's memory is the input's. */
-function writesCacheInPlace({ graph }: LoweredModel['model']): boolean {
-  if (graph === undefined) return false
-  const producers = new Map(graph.node.flatMap((node) => node.output.map((name) => [name, node] as const)))
-  const present = graph.output.map(({ name }) => name).filter((name) => name.startsWith('present.'))
-  return present.every((name) => {
-    const node = producers.get(name)
-    const source = node?.opType === 'Identity' ? producers.get(node.input[0] ?? '') : node
-    return source?.opType === 'GroupQueryAttention'
-  })
+  return {
+    appends: model.graph?.output.some(({ name }) => name === freshCache) === true,
+    continues: (device === 'cpu' || device === 'wasm') && inPieces,
+  }
 }

@@ -6,7 +6,7 @@ import { GenerationLoop } from './generation-loop.ts'
 
 const promptOf = (length: number, seed: number): readonly number[] => Array.from({ length }, (_, index) => (index * 37 + seed * 11) % 96)
 
-describe.each(['in place', 'growing', 'formula'] as const)('a cache %s', (kind) => {
+describe.each(['appending', 'growing', 'formula'] as const)('a cache %s', (kind) => {
   let model: WatchedModel
   beforeAll(async () => {
     model = await generationModel(kind)

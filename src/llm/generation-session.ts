@@ -2,6 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import { randomStream } from '../random.ts'
 import { abortError } from '../runtime/abort.ts'
+import { expectedDevice } from '../runtime/native.ts'
 import { createSession } from '../runtime/node.ts'
 import { type DeviceRequest, type Session, withoutUndefined } from '../runtime/session.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
@@ -193,7 +194,8 @@ async function openGeneration(
   decoder: Decoder,
   { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
 ): Promise<Opened> {
-  const lowered = generationGraph(decoder)
+  const expected = expectedDevice(device)
+  const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm' })
   const { bytes, externalRoot, externalData } = lowered
   const session = await createSession(withoutUndefined({ bytes, externalRoot, externalData }), {
     ...withoutUndefined({ device, threads, prepacking }),

@@ -62,13 +62,13 @@ const drawOf =
 const prompts: readonly (readonly number[])[] = [[5, 17, 60], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [42], [90, 3, 3, 3, 71, 20]]
 
 describe.each([
-  { fused: true, inPlace: false },
-  { fused: true, inPlace: true },
-  { fused: false, inPlace: false },
-])('fused operators: $fused, cache in place: $inPlace', ({ fused, inPlace }) => {
+  { fused: true, appends: false },
+  { fused: true, appends: true },
+  { fused: false, appends: false },
+])('fused operators: $fused, new places appended: $appends', ({ fused, appends }) => {
   let session: Session
   beforeAll(async () => {
-    const { bytes, externalRoot } = generationGraph(decoder, { fused })
+    const { bytes, externalRoot } = generationGraph(decoder, { fused, appends })
     session = await createLocalSession({ bytes, ...(externalRoot !== undefined && { externalRoot }) }, { device: 'cpu', threads: 1 })
   })
   afterAll(() => session.dispose())
@@ -79,7 +79,7 @@ describe.each([
   ): Promise<Generated> {
     const { session: watching, logits } = watched(session)
     const answers: readonly Answer[] = requests.map(() => ({ ids: [], reason: undefined }))
-    const model = { session: watching, decoder, inPlace, continues: true }
+    const model = { session: watching, decoder, appends, continues: true }
     const all = { ...options, stopTokenIds, draw: drawOf(options.seed ?? 0, keys), ...(signal && { signal }) }
     for await (const event of generateTokens(model, requests, all)) {
       const answer = answers[event.row]
@@ -205,7 +205,7 @@ describe.each([
     const reason = new Error('enough')
     const received: number[] = []
     const requests = prompts.map((ids) => ({ ids }))
-    const events = generateTokens({ session, decoder, inPlace, continues: true }, requests, {
+    const events = generateTokens({ session, decoder, appends, continues: true }, requests, {
       maxNewTokens: 50,
       stopTokenIds: [],
       draw: () => 0,

@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { float32Tensor, type NamedTensors } from '../tensors.ts'
-import { arrangeRows, type CarriedRow } from './carried-rows.ts'
+import { appendPlaces, arrangeRows, type CarriedRow } from './carried-rows.ts'
+import type { AppendedOutput } from './session.ts'
 
 const [heads, channels] = [2, 3]
 
@@ -80,4 +81,38 @@ test.each<[string, CarriedRow]>([
   expect(() => arrangeRows(new Map([['a', cache(0, 2, 4)]]), 'a', [row], 9)).toThrow(
     expect.objectContaining({ code: 'RUNTIME_CARRIED_ROWS', details: expect.objectContaining({ field }) }),
   )
+})
+
+const grown: AppendedOutput = { output: 'fresh', inputs: ['key', 'value'], starts: [2, 0], tokens: [1, 3] }
+/** Values x batch, heads, tokens, channels. */
+const fresh = float32Tensor(
+  Float32Array.from({ length: 4 * heads * 3 * channels }, (_, index) => index),
+  [4, heads, 3, channels],
+)
+const both = (): NamedTensors => ({ ...cache(1, 2, 4), value: cache(2, 2, 4).key ?? fresh })
+
+test('new places are written where each row ends, padding is not, and all else stays', () => {
+  const [values, before] = [both(), both()]
+  appendPlaces(values, fresh, grown)
+  for (const [index, name] of ['key', 'value'].entries())
+    for (let row = 0; row < 2; row++)
+      for (let head = 0; head < heads; head++)
+        for (let at = 0; at < 4; at++) {
+          const token = at - (grown.starts[row] ?? 0)
+          const isNew = token >= 0 && token < (grown.tokens[row] ?? 0)
+          const [value, old] = [values[name], before[name]]
+          const expected = isNew ? place({ key: fresh }, index * 2 + row, head, token) : place(old && { key: old }, row, head, at)
+          expect(place(value && { key: value }, row, head, at)).toEqual(expected)
+        }
+})
+
+test.each<[string, Partial<AppendedOutput>]>([
+  ['no room', { starts: [2, 2] }],
+  ['more tokens than there are', { tokens: [1, 4] }],
+  ['another batch', { starts: [0], tokens: [1] }],
+  ['an unknown value', { inputs: ['key', 'other'] }],
+])('%s is an error, and nothing is written', (_, wrong) => {
+  const values = both()
+  expect(() => appendPlaces(values, fresh, { ...grown, ...wrong })).toThrow(expect.objectContaining({ code: 'RUNTIME_CARRIED_ROWS' }))
+  expect(values).toEqual(both())
 })

@@ -2,6 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { dataArrays } from './feeds.ts'
+import type { AppendedOutput } from './session.ts'
 
 /** Where a row of the new values comes from: a row of a set of carried values, of which the first `places` along axis 2 are kept (default: all that fit). */
 export interface CarriedRow {
@@ -24,6 +25,37 @@ export function arrangeRows(sets: CarriedSets, target: string, rows: readonly Ca
   const names = Object.keys(sources[0] ?? {})
   const before = sets.get(target)
   return Object.fromEntries(names.map((name) => [name, arranged(name, rows, sources, before?.[name], capacity)]))
+}
+
+/**
+ * Writes new places into carried values where they lie.
+ *
+ * @throws {ModalignError} `RUNTIME_CARRIED_ROWS` where they have no room; nothing is written then
+ */
+export function appendPlaces(carried: NamedTensors, added: TensorValue, { inputs, starts, tokens }: AppendedOutput): void {
+  const batch = starts.length
+  const [rows = 0, heads = 0, length = 0, channels = 0] = added.dims
+  if (added.dims.length !== 4 || rows !== inputs.length * batch || tokens.length !== batch)
+    missing('/append', `new places [${added.dims.join(', ')}] of ${batch} rows of ${inputs.length} values`)
+  const values = inputs.map((name, index) => carried[name] ?? missing(`/append/inputs/${index}`, `no carried value '${name}'`))
+  for (const [index, { dtype, dims }] of values.entries()) {
+    const [, , places = 0] = dims
+    if (dtype !== added.dtype || dims.length !== 4 || dims[0] !== batch || dims[1] !== heads || dims[3] !== channels)
+      missing(`/append/inputs/${index}`, `'${inputs[index]}': ${dtype} [${dims.join(', ')}]`)
+    for (const [row, start] of starts.entries()) {
+      const count = tokens[row] ?? 0
+      if (start < 0 || count < 0 || count > length || start + count > places)
+        missing(`/append/starts/${row}`, `${count} places from ${start} of ${places}`)
+    }
+  }
+  for (const [index, { dims, data }] of values.entries()) {
+    const [, , places = 0] = dims
+    for (const [row, start] of starts.entries())
+      for (let head = 0; head < heads; head++) {
+        const from = ((index * batch + row) * heads + head) * length * channels
+        write(data, added.data.subarray(from, from + (tokens[row] ?? 0) * channels), ((row * heads + head) * places + start) * channels)
+      }
+  }
 }
 
 function arranged(

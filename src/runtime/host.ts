@@ -2,7 +2,7 @@
 import { ModalignError } from '../errors.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { abortError, unlessAborted } from './abort.ts'
-import { arrangeRows, type CarriedRow } from './carried-rows.ts'
+import { appendPlaces, arrangeRows, type CarriedRow } from './carried-rows.ts'
 import { checkComplete, checkValues, oneOf, pointer } from './feeds.ts'
 import type { Device, PassedOver, RunOptions, Session, TensorDescription } from './session.ts'
 
@@ -10,11 +10,8 @@ import type { Device, PassedOver, RunOptions, Session, TensorDescription } from 
 export interface Backend {
   readonly inputs: readonly TensorDescription[]
   readonly outputs: readonly TensorDescription[]
-  /**
-   * `feeds` are complete and checked; `fetch` are names of outputs, at least one. The values are the caller's alone. Outputs in `into` are computed in the memory given
-   * there, if the back end can.
-   */
-  run(feeds: NamedTensors, fetch: readonly string[], into?: NamedTensors): Promise<NamedTensors>
+  /** `feeds` are complete and checked; `fetch` are names of outputs, at least one. The values are the caller's alone. */
+  run(feeds: NamedTensors, fetch: readonly string[]): Promise<NamedTensors>
   release(): Promise<void>
 }
 
@@ -50,7 +47,7 @@ export function hostSession(
   const closed = { signal: closing.signal, error: disposedError }
 
   const run = async (feeds: NamedTensors, options: HostRunOptions = {}): Promise<NamedTensors> => {
-    const { signal, aborted = () => signal?.aborted === true, carrySet = '', overwrite = false } = options
+    const { signal, aborted = () => signal?.aborted === true, carrySet = '', append } = options
     if (closing.signal.aborted) throw disposedError()
     if (signal?.aborted) throw abortError(signal)
     const { carry, fetch, wanted } = planOutputs(options, inputs, outputs)
@@ -62,9 +59,12 @@ export function hostSession(
       const complete = { ...carried, ...feeds }
       checkComplete(complete, inputs)
       if (carried !== undefined) checkValues(complete, inputs)
-      const values = await backend.run(complete, [...wanted], overwrite && carried !== undefined ? replaced(carry, carried) : undefined)
-      if (carry.size > 0 && !aborted() && !closing.signal.aborted)
-        keep(carrySet, { ...carried, ...Object.fromEntries([...carry].map(([output, input]) => [input, outputValue(values, output)])) })
+      const values = await backend.run(complete, [...wanted])
+      if (!aborted() && !closing.signal.aborted) {
+        if (append !== undefined) appendPlaces(carried ?? {}, outputValue(values, append.output), append)
+        if (carry.size > 0)
+          keep(carrySet, { ...carried, ...Object.fromEntries([...carry].map(([output, input]) => [input, outputValue(values, output)])) })
+      }
       return Object.fromEntries(fetch.map((name) => [name, outputValue(values, name)]))
     }
     return unlessAborted(inTurn(work), signal === undefined ? [closed] : [closed, { signal, error: () => abortError(signal) }])
@@ -109,13 +109,13 @@ interface OutputPlan {
   /** Output name -> input name. */
   readonly carry: ReadonlyMap<string, string>
   readonly fetch: readonly string[]
-  /** What the back end must compute: fetched and carried. */
+  /** What the back end must compute: fetched, carried and appended. */
   readonly wanted: ReadonlySet<string>
 }
 
 /** Which outputs are returned and which stay. @throws {ModalignError} `RUNTIME_FETCH`, `RUNTIME_CARRY` */
 export function planOutputs(
-  options: Pick<RunOptions, 'fetch' | 'carry'>,
+  options: Pick<RunOptions, 'fetch' | 'carry' | 'append'>,
   inputs: readonly TensorDescription[],
   outputs: readonly TensorDescription[],
 ): OutputPlan {
@@ -142,7 +142,15 @@ export function planOutputs(
       throw new ModalignError({ code: 'RUNTIME_CARRY', field, got: `a second output for input '${to}'`, expected: 'one' })
     targets.add(to)
   }
-  const fetch = [...new Set(options.fetch ?? outputs.map((output) => output.name).filter((name) => !carry.has(name)))]
+  const appended = options.append?.output
+  if (appended !== undefined && !outputOf.has(appended))
+    throw new ModalignError({
+      code: 'RUNTIME_CARRY',
+      field: '/append/output',
+      got: `output '${appended}'`,
+      expected: oneOf(outputOf.keys()),
+    })
+  const fetch = [...new Set(options.fetch ?? outputs.map((output) => output.name).filter((name) => !carry.has(name) && name !== appended))]
   for (const [index, name] of fetch.entries()) {
     if (!outputOf.has(name))
       throw new ModalignError({
@@ -159,19 +167,9 @@ export function planOutputs(
         expected: 'an output that is not carried',
       })
   }
-  const wanted = new Set([...fetch, ...carry.keys()])
+  const wanted = new Set([...fetch, ...carry.keys(), ...(appended === undefined ? [] : [appended])])
   if (wanted.size === 0) throw new ModalignError({ code: 'RUNTIME_FETCH', field: '/fetch', got: 'no outputs', expected: 'at least one' })
   return { carry, fetch, wanted }
-}
-
-/** Output name -> the carried value that it replaces. */
-function replaced(carry: ReadonlyMap<string, string>, carried: NamedTensors): NamedTensors {
-  return Object.fromEntries(
-    [...carry].flatMap(([output, input]) => {
-      const value = carried[input]
-      return value === undefined ? [] : [[output, value]]
-    }),
-  )
 }
 
 function outputValue(values: NamedTensors, name: string): TensorValue {

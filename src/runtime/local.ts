@@ -46,8 +46,7 @@ async function openNative(model: ModelSource, options: SessionOptions, device: D
   const backend = await call(async () => ortBackend(await ort.InferenceSession.create(unshared(bytes), sessionOptions), ort.Tensor))
   return {
     ...backend,
-    // Other devices compute in memory of their own.
-    run: (feeds, fetch, into) => call(() => backend.run(feeds, fetch, device === 'cpu' ? into : undefined)),
+    run: (feeds, fetch) => call(() => backend.run(feeds, fetch)),
     release: () => call(() => backend.release()),
   }
 }

@@ -2,8 +2,8 @@
 import { accessSync, constants, existsSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import type { Platform } from './devices.ts'
-import type { Device } from './session.ts'
+import { devicesOf, type Platform } from './devices.ts'
+import type { Device, DeviceRequest } from './session.ts'
 
 export const thisPlatform: Platform = { os: process.platform, arch: process.arch }
 
@@ -54,6 +54,15 @@ export function nativeReservation(
   return canOpenRenderNode()
     ? undefined
     : 'no GPU that this process may open (/dev/dri/renderD*); a software adapter would be slower than the CPU'
+}
+
+/** The device that a request gets if every device that may work does: nothing is tried. */
+export function expectedDevice(request: DeviceRequest = 'auto', platform: Platform = thisPlatform): Device {
+  if (request !== 'auto') return request
+  const known = devicesOf(platform).find(
+    (device) => nativeObstacle(device, platform) === undefined && nativeReservation(device, platform) === undefined,
+  )
+  return known ?? 'wasm'
 }
 
 function canOpenRenderNode(): boolean {

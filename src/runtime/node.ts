@@ -45,17 +45,13 @@ export async function createSession(model: ModelSource, options: SessionOptions 
     const description = await worker.call('open', { model: copy, options: checked }, { transfer: copies.buffers })
     return {
       ...description,
-      async run(feeds: NamedTensors, { fetch, carry, carrySet, overwrite, signal }: RunOptions = {}): Promise<NamedTensors> {
+      async run(feeds: NamedTensors, { fetch, carry, carrySet, append, signal }: RunOptions = {}): Promise<NamedTensors> {
         if (signal?.aborted) throw abortError(signal)
         // Here too, so that a mistake costs no copy. What is missing only the worker can tell: it has the carried values.
-        planOutputs(
-          { ...(fetch !== undefined && { fetch }), ...(carry !== undefined && { carry }) },
-          description.inputs,
-          description.outputs,
-        )
+        planOutputs(withoutUndefined({ fetch, carry, append }), description.inputs, description.outputs)
         checkValues(feeds, description.inputs)
         const copies = new Copies()
-        const request = { feeds: copies.ofTensors(feeds), ...withoutUndefined({ fetch, carry, carrySet, overwrite }) }
+        const request = { feeds: copies.ofTensors(feeds), ...withoutUndefined({ fetch, carry, carrySet, append }) }
         return worker.call('run', request, { transfer: copies.buffers, ...(signal !== undefined && { signal }) })
       },
       async setCarried(values: NamedTensors, set?: string): Promise<void> {

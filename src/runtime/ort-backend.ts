@@ -21,12 +21,10 @@ export async function ortBackend(session: InferenceSession, TensorClass: TensorC
     return {
       inputs,
       outputs,
-      async run(feeds, fetch, into) {
+      async run(feeds, fetch) {
         const tensors = Object.fromEntries(Object.entries(feeds).map(([name, value]) => [name, toOrt(value, TensorClass)]))
         try {
-          if (into === undefined) return fromOrtOutputs(await session.run(tensors, fetch))
-          const places = Object.fromEntries(fetch.map((name) => [name, into[name] === undefined ? null : toOrt(into[name], TensorClass)]))
-          return { ...fromOrtOutputs(await session.run(tensors, places)), ...into }
+          return fromOrtOutputs(await session.run(tensors, fetch))
         } catch (error) {
           throw runFailure(error)
         }

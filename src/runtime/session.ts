@@ -73,11 +73,20 @@ export interface RunOptions {
   readonly carry?: Readonly<Record<string, string>>
   /** Which set of carried values the run reads and replaces. Sets know nothing of each other. Default `''`. */
   readonly carrySet?: string
-  /**
-   * Carried outputs are computed in the memory of the values that they replace, where the device can (the CPU): nothing is allocated or copied. Only for operators that allow it
-   * and keep the shape, such as GroupQueryAttention with a cache that has room.
-   */
-  readonly overwrite?: boolean
+  /** An output that is written into carried values of the set instead of being returned: so much less is copied than where a whole cache comes out of every run. */
+  readonly append?: AppendedOutput
+}
+
+/** New places of carried values [batch, heads, places, channels], all in one output. */
+export interface AppendedOutput {
+  /** [values x batch, heads, tokens, channels]: for each of `inputs` one row after another. */
+  readonly output: string
+  /** Names of carried values with room. */
+  readonly inputs: readonly string[]
+  /** Of each row: where its tokens go. */
+  readonly starts: readonly number[]
+  /** Of each row: how many of them are written; the others are padding. */
+  readonly tokens: readonly number[]
 }
 
 /** A loaded model. Runs queue: one at a time, in the order of the calls. */
@@ -90,7 +99,7 @@ export interface Session extends AsyncDisposable {
    * Runs the model. The feeds are checked against {@link Session.inputs} first.
    *
    * @throws {ModalignError} `RUNTIME_FEED_UNKNOWN`, `RUNTIME_FEED_MISSING`, `RUNTIME_FEED_DTYPE`, `RUNTIME_FEED_SHAPE`,
-   *   `RUNTIME_FEED_DATA`, `RUNTIME_FETCH`, `RUNTIME_CARRY`, `RUNTIME_RUN_FAILED`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_DISPOSED`, `RUNTIME_WORKER_DIED`
+   *   `RUNTIME_FEED_DATA`, `RUNTIME_FETCH`, `RUNTIME_CARRY`, `RUNTIME_CARRIED_ROWS`, `RUNTIME_RUN_FAILED`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_DISPOSED`, `RUNTIME_WORKER_DIED`
    */
   run(feeds: NamedTensors, options?: RunOptions): Promise<NamedTensors>
   /** Replaces all carried values of a set, in turn with the runs: names are inputs. `{}` clears them. */

@@ -90,7 +90,7 @@ function figures(name: string, { one, eight }: Speeds, ratio: (speed: Speed) => 
 }
 
 async function measured(decoder: Decoder, bytes: number, threads: number, bandwidth: Bandwidth): Promise<Speeds> {
-  const lowered = generationGraph(decoder)
+  const lowered = generationGraph(decoder, { appends: true })
   const { bytes: model, externalRoot, externalData } = lowered
   await using session = await createSession(withoutUndefined({ bytes: model, externalRoot, externalData }), {
     device: 'cpu',
