@@ -103,7 +103,7 @@ export type {
   TensorDescription,
 } from './runtime/session.ts'
 export { bytesPerElement, type DataType, elementCount, float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from './tensors.ts'
-export { type ChatTemplate, createChatTemplate } from './text/chat-template.ts'
+export { type ChatTemplate, createChatTemplate, type RenderOptions, type RichMessage } from './text/chat-template.ts'
 export { type LabelledIds, labelSpans, type PromptIds, renderPrompt } from './text/label-spans.ts'
 export { loadChatTemplate, loadTokenizer } from './text/model-folder.ts'
 export { renderPreview } from './text/preview.ts'

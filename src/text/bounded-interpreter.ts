@@ -1,26 +1,9 @@
 /** Jinja with limits: templates come with downloaded models and are programs. */
-import { Environment, Interpreter } from '@huggingface/jinja'
 import { ModalignError } from '../errors.ts'
+import { isNode, NewScope, type Node, type Program, PythonInterpreter, type Scope } from './python-interpreter.ts'
+import type { Value } from './python-values.ts'
 
-/** A parsed template. */
-export interface Program {
-  readonly type: string
-}
-interface Value {
-  readonly type: string
-  readonly value: unknown
-}
-interface Scope {
-  set(name: string, value: unknown): unknown
-}
-interface Evaluator {
-  run(program: Program): Value
-  evaluate(statement: unknown, scope: Scope): Value
-}
-
-// The package's declarations import each other without file extensions, which strict module resolution takes for missing: its classes come without types.
-const NewScope: new () => Scope = Environment
-const BaseInterpreter: new (scope: Scope) => Evaluator = Interpreter
+export type { Program } from './python-interpreter.ts'
 
 /**
  * What one rendering may use. A step is one evaluated expression; a list costs one more for each item that it is made of and eight for each turn of a loop, a text
@@ -79,7 +62,7 @@ function boundedRange(first: number, second?: number, step = 1): number[] {
   return Array.from({ length: Math.max(0, length) }, (_, i) => start + i * step)
 }
 
-class BoundedInterpreter extends BaseInterpreter {
+class BoundedInterpreter extends PythonInterpreter {
   readonly #iterated = new WeakSet<object>()
   #steps = 0
   #depth = 0
@@ -87,7 +70,7 @@ class BoundedInterpreter extends BaseInterpreter {
   override evaluate(statement: unknown, scope: Scope): Value {
     this.#spend(1)
     if (isLoop(statement)) this.#iterated.add(loopList(statement))
-    const result = this.#nested(() => (isComparison(statement) ? this.#compare(statement, scope) : super.evaluate(statement, scope)))
+    const result = this.#nested(() => super.evaluate(statement, scope))
     const { value } = result
     if (typeof value === 'string') {
       if (value.length > renderLimits.textLength) throw limit(`a text of ${value.length} characters`, `at most ${renderLimits.textLength}`)
@@ -115,59 +98,23 @@ class BoundedInterpreter extends BaseInterpreter {
     else if (!('type' in statement && statement.type === 'Identifier')) this.#spend(length)
   }
 
-  /** Python's `==`. The library's is JavaScript's, to which '' and false, or an undefined value and none, are equal. */
-  #compare({ left, right, operator }: Comparison, scope: Scope): Value {
-    const equal = pythonEquals(this.evaluate(left, scope), this.evaluate(right, scope))
-    return super.evaluate({ type: 'Identifier', value: String(equal === (operator.value === '==')) }, scope)
-  }
-
   #spend(steps: number): void {
     this.#steps += steps
     if (this.#steps > renderLimits.steps) throw limit('a template that does not come to an end', `at most ${renderLimits.steps} steps`)
   }
 }
 
-interface Loop {
+interface Loop extends Node {
   readonly iterable: object
 }
 
 function isLoop(statement: unknown): statement is Loop {
-  if (typeof statement !== 'object' || statement === null || !('type' in statement) || statement.type !== 'For') return false
-  return 'iterable' in statement && typeof statement.iterable === 'object' && statement.iterable !== null
+  return isNode(statement) && statement.type === 'For' && typeof statement.iterable === 'object' && statement.iterable !== null
 }
 
 /** `for x in list if condition`: the list. */
 function loopList({ iterable }: Loop): object {
   return 'lhs' in iterable && typeof iterable.lhs === 'object' && iterable.lhs !== null ? iterable.lhs : iterable
-}
-
-interface Comparison {
-  readonly left: unknown
-  readonly right: unknown
-  readonly operator: { readonly value: '==' | '!=' }
-}
-
-function isComparison(statement: unknown): statement is Comparison {
-  if (
-    typeof statement !== 'object' ||
-    statement === null ||
-    !('operator' in statement) ||
-    !('left' in statement) ||
-    !('right' in statement)
-  )
-    return false
-  const { operator } = statement
-  return typeof operator === 'object' && operator !== null && 'value' in operator && (operator.value === '==' || operator.value === '!=')
-}
-
-function pythonEquals(left: Value, right: Value): boolean {
-  const isNumber = (value: unknown) => typeof value === 'number' || typeof value === 'boolean'
-  const isNothing = (value: unknown) => value === null || value === undefined
-  const [a, b] = [left.value, right.value]
-  if (isNumber(a) && isNumber(b)) return Number(a) === Number(b)
-  if (isNothing(a) && isNothing(b)) return left.type === right.type
-  if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((item: Value, i) => pythonEquals(item, b[i]))
-  return a === b
 }
 
 function limit(got: string, expected: string): ModalignError {

@@ -12,6 +12,20 @@ export interface Message {
   readonly content: string
 }
 
+/** A message with whatever else templates read: `tool_calls`, `tool_call_id`, `name`, or content as a list of `{ type: 'image' }` and `{ type: 'text', text }`. */
+export interface RichMessage extends JsonObject {
+  readonly role: string
+}
+
+export interface RenderOptions {
+  /** Ends with the header of an answer. Default: false. */
+  readonly addGenerationPrompt?: boolean
+  /** What the model may call, as JSON Schema: `{ type: 'function', function: { name, description, parameters } }`. */
+  readonly tools?: readonly JsonObject[]
+  /** For this conversation alone, over those of {@link ChatTemplateOptions}. */
+  readonly variables?: JsonObject
+}
+
 export interface ChatTemplateOptions {
   /** Which of several named templates; default `default`, or the only one. */
   readonly name?: string
@@ -57,9 +71,10 @@ export class ChatTemplate {
    * @example
    * template.render([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true }) // '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n'
    */
-  render(messages: readonly Message[], { addGenerationPrompt = false }: { readonly addGenerationPrompt?: boolean } = {}): string {
+  render(messages: readonly (Message | RichMessage)[], { addGenerationPrompt = false, tools, variables }: RenderOptions = {}): string {
+    const given = { ...this.#variables, ...variables, messages, tools: tools ?? null, add_generation_prompt: addGenerationPrompt }
     try {
-      return renderBounded(this.#program, { ...this.#variables, messages, add_generation_prompt: addGenerationPrompt }, this.#now)
+      return renderBounded(this.#program, given, this.#now)
     } catch (error) {
       if (error instanceof ModalignError) throw new ModalignError({ ...error.details, file: this.file, cause: error })
       if (error instanceof TemplateRefusal) {

@@ -9,6 +9,7 @@
 import { ModalignError } from '../errors.ts'
 import type { Modality, Part, Role, Turn } from '../model/contracts.ts'
 import type { ChatTemplate, Message } from './chat-template.ts'
+import { pythonStrip } from './python-values.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 export type MediaPart = Extract<Part, { readonly type: Modality }>
@@ -187,7 +188,7 @@ function renderedContents(
     const next = slots[i + 1]
     const behind = closing + (next === undefined ? end : next.before + next.gap)
     const start = position + (i === 0 ? before.length + gap.length : 0)
-    const found = [content, content.trim(), content.trimEnd(), content.trimStart()].find(
+    const found = [content, pythonStrip(content), pythonStrip(content, 'rstrip'), pythonStrip(content, 'lstrip')].find(
       (variant) =>
         rendered.startsWith(variant + behind, start) && (next !== undefined || start + variant.length + behind.length === rendered.length),
     )
