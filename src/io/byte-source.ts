@@ -1,5 +1,5 @@
-import { constants } from 'node:fs'
-import { open, realpath } from 'node:fs/promises'
+import { type BigIntStats, constants } from 'node:fs'
+import { type FileHandle, open, realpath } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { ModalignError } from '../errors.ts'
 import { fileError } from './file-error.ts'
@@ -34,31 +34,58 @@ export async function fileSource(path: string): Promise<FileSource> {
       size: opened.size,
       read: (offset, length) =>
         withFile(real, path, async (handle, now) => {
-          const changed = (what: string) =>
-            new ModalignError({
-              code: 'FILE_CHANGED',
-              file: path,
-              got: what,
-              expected: 'the file as it was when it was opened',
-              hint: 'run again once nobody writes it',
-            })
-          if (now.size !== opened.size) throw changed(`${now.size} bytes instead of ${opened.size}`)
-          if (now.inode !== opened.inode || now.device !== opened.device) throw changed('another file under the same name')
-          if (now.modified !== opened.modified) throw changed('a newer modification time')
+          if (now.size !== opened.size) throw changed(path, `${now.size} bytes instead of ${opened.size}`)
+          if (now.inode !== opened.inode || now.device !== opened.device) throw changed(path, 'another file under the same name')
+          if (now.modified !== opened.modified) throw changed(path, 'a newer modification time')
           checkRange(offset, length, opened.size, path)
-          const bytes = new Uint8Array(length)
-          let filled = 0
-          while (filled < length) {
-            const { bytesRead } = await handle.read(bytes, filled, Math.min(length - filled, largestRead), offset + filled)
-            if (bytesRead === 0) throw changed(`an end at byte ${offset + filled}`)
-            filled += bytesRead
-          }
-          return bytes
+          return filled(handle, offset, length, path)
         }),
     }
   } catch (error) {
     throw fileError(error, path)
   }
+}
+
+/**
+ * A file's bytes, read at once with one descriptor: half the system calls of a {@link fileSource}.
+ *
+ * @returns the size alone where that is more than `mostBytes`
+ * @throws ModalignError `FILE_MISSING`, `FILE_PERMISSION`, `FILE_NOT_REGULAR`, `FILE_CHANGED` while it was read
+ * @example
+ * const { bytes } = await readWhole('cat.jpg', 2 ** 20)
+ */
+export async function readWhole(path: string, mostBytes: number): Promise<{ readonly size: number; readonly bytes?: Uint8Array }> {
+  const absolute = resolve(path)
+  return withFile(absolute, path, async (handle, opened) => {
+    const { size } = opened
+    if (size > mostBytes) return { size }
+    const bytes = await filled(handle, 0, size, path)
+    const now = identityOf(await handle.stat({ bigint: true }))
+    if (now.size !== size) throw changed(path, `${now.size} bytes instead of ${size}`)
+    if (now.modified !== opened.modified) throw changed(path, 'a newer modification time')
+    return { size, bytes }
+  })
+}
+
+async function filled(handle: FileHandle, offset: number, length: number, path: string): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  let at = 0
+  while (at < length) {
+    const { bytesRead } = await handle.read(bytes, at, Math.min(length - at, largestRead), offset + at)
+    if (bytesRead === 0) throw changed(path, `an end at byte ${offset + at}`)
+    at += bytesRead
+  }
+  return bytes
+}
+
+function changed(path: string, what: string): ModalignError {
+  return new ModalignError({
+    code: 'FILE_CHANGED',
+    file: path,
+    got: what,
+    expected: 'the file as it was when it was opened',
+    hint: 'run again once nobody writes it',
+  })
 }
 
 interface Identity {
@@ -68,11 +95,7 @@ interface Identity {
   readonly size: number
 }
 
-async function withFile<T>(
-  real: string,
-  path: string,
-  use: (handle: import('node:fs/promises').FileHandle, identity: Identity) => Promise<T>,
-): Promise<T> {
+async function withFile<T>(real: string, path: string, use: (handle: FileHandle, identity: Identity) => Promise<T>): Promise<T> {
   // O_NONBLOCK: opening a named pipe must not wait for its writer. Windows has no such flag (undefined there).
   const handle = await open(real, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)).catch((error: unknown) => {
     throw fileError(error, path)
@@ -87,12 +110,16 @@ async function withFile<T>(
         expected: 'a regular file',
       })
     }
-    return await use(handle, { device: stat.dev, inode: stat.ino, modified: stat.mtimeNs, size: Number(stat.size) })
+    return await use(handle, identityOf(stat))
   } catch (error) {
     throw fileError(error, path)
   } finally {
     await handle.close()
   }
+}
+
+function identityOf(stat: BigIntStats): Identity {
+  return { device: stat.dev, inode: stat.ino, modified: stat.mtimeNs, size: Number(stat.size) }
 }
 
 function checkRange(offset: number, length: number, size: number, file: string): void {

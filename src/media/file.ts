@@ -2,7 +2,7 @@
 import { opendir, realpath } from 'node:fs/promises'
 import path from 'node:path'
 import { ModalignError } from '../errors.ts'
-import { type FileSource, fileSource } from '../io/byte-source.ts'
+import { type FileSource, fileSource, readWhole } from '../io/byte-source.ts'
 import { errnoOf, fileError } from '../io/file-error.ts'
 
 /**
@@ -106,9 +106,15 @@ export interface ReadMediaOptions {
  * const bytes = await readMediaFile('train2017/000000033471.jpg', { root: 'coco', maxBytes: 2 ** 26 })
  */
 export async function readMediaFile(file: string, options: ReadMediaOptions): Promise<Uint8Array> {
+  const { maxBytes, root } = options
   const read = async (): Promise<Uint8Array> => {
-    const source = await openMediaFile(file, options)
-    return await source.read(0, source.size)
+    if (root !== undefined) {
+      const source = await openMediaFile(file, options)
+      return await source.read(0, source.size)
+    }
+    const { size, bytes } = await readMediaAtOnce(file, maxBytes)
+    if (bytes === undefined) throw tooLarge(file, size, options)
+    return bytes
   }
   return await read().catch((error: unknown) => {
     if (error instanceof ModalignError && error.code === 'FILE_CHANGED') return read()
@@ -117,23 +123,29 @@ export async function readMediaFile(file: string, options: ReadMediaOptions): Pr
 }
 
 /** The file as {@link readMediaFile} would read it, for those who read parts: its kind, place and size are checked, and every read makes sure that it did not change. */
-export async function openMediaFile(
-  file: string,
-  { maxBytes, tooLargeCode = 'FILE_TOO_LARGE', root }: ReadMediaOptions,
-): Promise<FileSource> {
+export async function openMediaFile(file: string, options: ReadMediaOptions): Promise<FileSource> {
+  const { root } = options
   const resolved = root === undefined ? undefined : await resolveWithin(root, file)
-  const source = await openSource(resolved ?? file)
+  const opened = resolved ?? file
+  const source = await suggesting(opened, fileSource(opened))
   if (resolved !== undefined && source.path !== resolved) {
     throw new ModalignError({ code: 'PATH_ESCAPE', file, got: 'a path that became a link', expected: 'a file below the root' })
   }
-  if (source.size > maxBytes) {
-    throw new ModalignError({ code: tooLargeCode, file, got: `${source.size} bytes`, expected: `at most ${maxBytes} bytes` })
-  }
+  if (source.size > options.maxBytes) throw tooLarge(file, source.size, options)
   return source
 }
 
-async function openSource(file: string): Promise<FileSource> {
-  return await fileSource(file).catch(async (error: unknown) => {
+/** A regular file's bytes, or its size alone where that is more than `mostBytes`. For a user's own path, not one below a root. @throws as {@link openMediaFile} */
+export async function readMediaAtOnce(file: string, mostBytes: number): Promise<{ readonly size: number; readonly bytes?: Uint8Array }> {
+  return await suggesting(file, readWhole(file, mostBytes))
+}
+
+function tooLarge(file: string, size: number, { maxBytes, tooLargeCode = 'FILE_TOO_LARGE' }: ReadMediaOptions): ModalignError {
+  return new ModalignError({ code: tooLargeCode, file, got: `${size} bytes`, expected: `at most ${maxBytes} bytes` })
+}
+
+async function suggesting<T>(file: string, opening: Promise<T>): Promise<T> {
+  return await opening.catch(async (error: unknown) => {
     const isMissing = error instanceof ModalignError && error.code === 'FILE_MISSING' && errnoOf(error.cause) === 'ENOENT'
     if (!isMissing) throw error
     const absolute = path.resolve(file)

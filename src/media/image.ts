@@ -163,9 +163,16 @@ type Decoded = DecodedImage & { readonly notes: readonly ImageNote[] }
 /** sharp's name of a format where it is not ours. */
 const sharpNames: Readonly<Partial<Record<ImageFormat, string>>> = { avif: 'heif', heic: 'heif' }
 
+let sharpModule: Promise<typeof import('sharp')> | undefined
+
+/** At first use: programs that never see a picture need no native module. Once: an import goes through every loader hook, each time. */
+function loadSharp(): Promise<typeof import('sharp')> {
+  sharpModule ??= import('sharp')
+  return sharpModule
+}
+
 async function decodeWithSharp(bytes: Uint8Array, format: ImageFormat, limits: ImageLimits, options: DecodeImageOptions): Promise<Decoded> {
-  // Loaded at first use: programs that never see a picture need no native module.
-  const { default: sharp } = await import('sharp')
+  const { default: sharp } = await loadSharp()
   const failed = (error: unknown): ModalignError => decodeError(error, bytes, format, limits)
   if (format === 'webp') checkWebpVersion(sharp.versions.webp)
 

@@ -142,15 +142,33 @@ export function imageTensor(image: DecodedImage, spec: ImagePreprocessing): Tens
   const views = image.height / height
   const plane = image.width * height
   const result = new Float32Array(3 * views * plane)
-  for (let channel = 0; channel < 3; channel++) {
-    const table = channelValues(spec, channel)
-    for (let view = 0; view < views; view++) {
-      const start = (view * 3 + channel) * plane
-      const out = result.subarray(start, start + plane)
-      for (let pixel = 0, at = view * plane * 3 + channel; pixel < plane; pixel++, at += 3) out[pixel] = table[image.data[at] ?? 0] ?? 0
+  writePlanes(image.data, spec, plane, result)
+  return float32Tensor(result, [views, 3, height, image.width])
+}
+
+/** RGB pixels, `plane` of them a view, as planes of floats. */
+function writePlanes(pixels: Uint8Array, spec: ImagePreprocessing, plane: number, out: Float32Array): void {
+  const tables = channelTables(spec)
+  const [red = tables, green = tables, blue = tables] = [0, 1, 2].map((channel) => tables.subarray(256 * channel, 256 * (channel + 1)))
+  for (let view = 0; view < out.length; view += 3 * plane) {
+    for (let to = view, from = view, end = view + plane; to < end; to++, from += 3) {
+      out[to] = red[pixels[from] ?? 0] ?? 0
+      out[to + plane] = green[pixels[from + 1] ?? 0] ?? 0
+      out[to + 2 * plane] = blue[pixels[from + 2] ?? 0] ?? 0
     }
   }
-  return float32Tensor(result, [views, 3, height, image.width])
+}
+
+const tablesOf = new WeakMap<ImagePreprocessing, Float32Array>()
+
+/** The 256 values of each channel, one after another. */
+function channelTables(spec: ImagePreprocessing): Float32Array {
+  const known = tablesOf.get(spec)
+  if (known !== undefined) return known
+  const tables = new Float32Array(3 * 256)
+  for (let channel = 0; channel < 3; channel++) tables.set(channelValues(spec, channel), 256 * channel)
+  tablesOf.set(spec, tables)
+  return tables
 }
 
 function channelValues({ rescaleFactor = 1, normalize, arithmetic = 'pillow' }: ImagePreprocessing, channel: number): Float32Array {

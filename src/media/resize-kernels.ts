@@ -108,7 +108,13 @@ export function torchvisionTaps(inputSize: number, outputSize: number, kernel: K
 }
 
 function rounded(weights: Float64Array, precisionBits: number): Int32Array {
-  return Int32Array.from(weights, (weight) => Math.trunc(weight * 2 ** precisionBits + (weight < 0 ? -0.5 : 0.5)))
+  const one = 2 ** precisionBits
+  const fixed = new Int32Array(weights.length)
+  for (let at = 0; at < fixed.length; at++) {
+    const weight = weights[at] ?? 0
+    fixed[at] = Math.trunc(weight * one + (weight < 0 ? -0.5 : 0.5))
+  }
+  return fixed
 }
 
 /** Pillow's nearest neighbour (`ImagingScaleAffine`): positions accumulate by addition, as there, so that rounding is the same. */

@@ -6,7 +6,7 @@ import { guardedFetch, type HttpAccess } from '../io/guarded-fetch.ts'
 import { type ByteSource, memorySource } from '../io/memory-source.ts'
 import type { MediaSource } from '../model/contracts.ts'
 import { decodeDataUrl } from './data-url.ts'
-import { openMediaFile, type ReadMediaOptions, readMediaFile } from './file.ts'
+import { openMediaFile, type ReadMediaOptions, readMediaAtOnce, readMediaFile } from './file.ts'
 
 /**
  * What can be decoded: a path; a `file:`, `data:` or `http(s):` URL, as text or as a URL; a file's bytes; a stream of them (Node's, the web's, any async iterable).
@@ -52,9 +52,13 @@ export interface OpenedMedia {
   readonly file: FileSource | undefined
 }
 
-/** As {@link readMedia}, but a file is opened only, not read. */
-export async function openMedia(input: MediaInput, options: SourceOptions): Promise<OpenedMedia> {
+/** As {@link readMedia}, but a file is opened only, not read. @param readAtOnce of a user's own files (without a root): those of at most so many bytes are read all the same, which is cheaper than opening them twice; `file` is undefined then */
+export async function openMedia(input: MediaInput, options: SourceOptions, readAtOnce?: number): Promise<OpenedMedia> {
   const place = locate(input, options)
+  if (place.type === 'path' && readAtOnce !== undefined && options.root === undefined) {
+    const { bytes } = await readMediaAtOnce(place.path, Math.min(readAtOnce, options.maxBytes))
+    if (bytes !== undefined) return { bytes: memorySource(bytes), file: undefined }
+  }
   if (place.type !== 'path') return { bytes: memorySource(await bytesOf(place, options)), file: undefined }
   const file = await openMediaFile(place.path, options)
   return { bytes: file, file }

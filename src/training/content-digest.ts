@@ -10,7 +10,8 @@ const timeoutMs = 60_000
 
 /** SHA-256 of a medium's original bytes, in hex; files are read in pieces. @throws what opening a medium throws */
 export async function contentDigest(source: MediaSource, { root, signal }: ReadOptions): Promise<string> {
-  const { bytes } = await openMedia(source, { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs })
+  const limits = { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs }
+  const { bytes } = await openMedia(source, limits, chunkBytes)
   const hash = createHash('sha256')
   for (let offset = 0; offset < bytes.size; offset += chunkBytes) {
     signal?.throwIfAborted()
