@@ -52,6 +52,17 @@ describe('createSession', () => {
     expect(probeError(await running)).toBeLessThan(1e-6)
   })
 
+  test('a feed that is given moves; one that is part of a buffer is copied', async () => {
+    const values = [1, 0.5, -2, 0, 3, 0.25]
+    const given = Float32Array.from(values)
+    expect(probeError(await probe.run({ x: float32Tensor(given, [2, 3]) }, { giveFeeds: true }))).toBeLessThan(1e-6)
+    expect(given.length).toBe(0)
+    const part = new Float32Array(7).subarray(1)
+    part.set(values)
+    expect(probeError(await probe.run({ x: float32Tensor(part, [2, 3]) }, { giveFeeds: true }))).toBeLessThan(1e-6)
+    expect(Array.from(part)).toEqual(values)
+  })
+
   test('a run leaves the caller’s thread free', async () => {
     await products.run(heavy(16))
     const gaps: number[] = []

@@ -21,7 +21,7 @@ const entry = new URL(import.meta.url.endsWith('.ts') ? './session-worker.ts' : 
  * Loads a model into a worker thread. The caller's thread stays free while the model is loaded and run.
  *
  * Feeds are copied once on the caller's thread when `run` is called, so their buffers may be reused at once; feeds in a SharedArrayBuffer cross
- * without that copy (the worker makes it) and must not change before the run has ended. Output buffers move. A session that is idle does not keep the process alive; a
+ * without that copy (the worker makes it) and must not change before the run has ended; with `giveFeeds` they move. Output buffers move. A session that is idle does not keep the process alive; a
  * pending run does.
  *
  * @throws {ModalignError} `RUNTIME_OPTIONS`, `RUNTIME_DEVICE_UNAVAILABLE`, `RUNTIME_MODEL_INVALID`, `RUNTIME_MODEL_TYPE`, `RUNTIME_EXTERNAL_ROOT`, `RUNTIME_OUT_OF_MEMORY`, `RUNTIME_WORKER_DIED`
@@ -45,12 +45,12 @@ export async function createSession(model: ModelSource, options: SessionOptions 
     const description = await worker.call('open', { model: copy, options: checked }, { transfer: copies.buffers })
     return {
       ...description,
-      async run(feeds: NamedTensors, { fetch, carry, carrySet, append, signal }: RunOptions = {}): Promise<NamedTensors> {
+      async run(feeds: NamedTensors, { fetch, carry, carrySet, append, giveFeeds, signal }: RunOptions = {}): Promise<NamedTensors> {
         if (signal?.aborted) throw abortError(signal)
         // Here too, so that a mistake costs no copy. What is missing only the worker can tell: it has the carried values.
         planOutputs(withoutUndefined({ fetch, carry, append }), description.inputs, description.outputs)
         checkValues(feeds, description.inputs)
-        const copies = new Copies()
+        const copies = new Copies(giveFeeds)
         const request = { feeds: copies.ofTensors(feeds), ...withoutUndefined({ fetch, carry, carrySet, append }) }
         return worker.call('run', request, { transfer: copies.buffers, ...(signal !== undefined && { signal }) })
       },
@@ -72,6 +72,12 @@ export async function createSession(model: ModelSource, options: SessionOptions 
 /** Copies to move to another thread: one pass over the data, where a structured clone makes two and takes the whole buffer behind a view. */
 class Copies {
   readonly buffers: ArrayBuffer[] = []
+  readonly #given: boolean
+
+  /** @param given buffers that belong to one tensor as a whole move themselves */
+  constructor(given = false) {
+    this.#given = given
+  }
 
   of(data: Uint8Array): Uint8Array {
     if (!(data.buffer instanceof ArrayBuffer)) return data
@@ -87,7 +93,8 @@ class Copies {
   #ofTensor(value: TensorValue): TensorValue {
     const { buffer, byteOffset, byteLength } = value.data
     if (!(buffer instanceof ArrayBuffer)) return { ...value, dims: [...value.dims] }
-    const copy = buffer.slice(byteOffset, byteOffset + byteLength)
+    const moves = this.#given && byteLength === buffer.byteLength && !this.buffers.includes(buffer)
+    const copy = moves ? buffer : buffer.slice(byteOffset, byteOffset + byteLength)
     this.buffers.push(copy)
     return viewAs(value, copy)
   }

@@ -75,6 +75,8 @@ export interface RunOptions {
   readonly carrySet?: string
   /** An output that is written into carried values of the set instead of being returned: so much less is copied than where a whole cache comes out of every run. */
   readonly append?: AppendedOutput
+  /** The feeds' buffers move to the session's thread instead of being copied, where a session has one: the caller does not touch them again. */
+  readonly giveFeeds?: boolean
 }
 
 /** New places of carried values [batch, heads, places, channels], all in one output. */
