@@ -88,14 +88,14 @@ function floats(tensor: TensorValue, output: string, file: string | undefined): 
   throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: tensor.dtype, expected: 'features in float32 or float16' })
 }
 
-/** `[count, channels, places]` to `[count, places, channels]`. */
+/** `[count, channels, places]` to `[count, places, channels]`: written in order, because places that lie a power of two apart push each other out of the cache. */
 function channelsLast(values: Float32Array, count: number, channels: number, places: number): Float32Array {
   const result = new Float32Array(values.length)
-  for (let image = 0; image < count; image++) {
-    const start = image * channels * places
-    for (let channel = 0; channel < channels; channel++) {
-      for (let place = 0; place < places; place++)
-        result[start + place * channels + channel] = values[start + channel * places + place] ?? 0
+  const each = channels * places
+  let to = 0
+  for (let image = 0; image < count * each; image += each) {
+    for (let place = image; place < image + places; place++) {
+      for (let from = place; from < image + each; from += places) result[to++] = values[from] ?? 0
     }
   }
   return result

@@ -2,7 +2,13 @@
 import path from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../src/errors.ts'
-import { type ImagePreprocessing, imagePreprocessingSchema, preprocessedSize, preprocessImage } from '../src/media/preprocess.ts'
+import {
+  type ImagePreprocessing,
+  imageBatch,
+  imagePreprocessingSchema,
+  preprocessedSize,
+  preprocessImage,
+} from '../src/media/preprocess.ts'
 import { readPreprocessorConfig } from '../src/media/preprocessor-config.ts'
 import type { DecodedImage, Encoder, Features, JsonObject } from '../src/model/contracts.ts'
 import { valueDescription } from '../src/onnx/build.ts'
@@ -93,7 +99,8 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
     const preprocess = async (image: DecodedImage): Promise<NamedTensors> => ({
       [contract.input.name]: asInput(preprocessImage(image, preprocessing), contract.input),
     })
-    const trial = await runBatch(runner, [await preprocess(gradient(contract.size))])
+    const { input } = contract
+    const trial = await runBatch(runner, batchOf(runner, [await preprocess(gradient(contract.size))]))
     const place = trial.data.findIndex((value) => !Number.isFinite(value))
     if (place >= 0) {
       throw new ModalignError({
@@ -127,8 +134,22 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
       device: session.device,
       grid: () => grid,
       preprocess,
-      preparation: { preprocessing, inputs: (tensor) => ({ [contract.input.name]: asInput(tensor, contract.input) }) },
-      encode: (inputs, { signal } = {}) => encode(runner, trial, inputs, signal),
+      preparation: {
+        preprocessing,
+        inputs: (tensor) => ({ [input.name]: asInput(tensor, input) }),
+        // Tiles are several pictures each, which this encoder refuses when it sees their tensors.
+        ...(preprocessing.tiling === undefined && {
+          encodePictures: (pictures: readonly DecodedImage[], { signal }: { readonly signal?: AbortSignal } = {}) =>
+            encode(
+              runner,
+              trial,
+              pictures,
+              (some) => ({ count: some.length, tensor: asInput(imageBatch(some, preprocessing), input), isOurs: true }),
+              signal,
+            ),
+        }),
+      },
+      encode: (inputs, { signal } = {}) => encode(runner, trial, inputs, (some) => batchOf(runner, some), signal),
       dispose,
     }
   } catch (error) {
@@ -233,19 +254,37 @@ interface Runner extends LayoutRequest {
   readonly batch: number
 }
 
-async function runBatch(runner: Runner, inputs: readonly NamedTensors[], signal?: AbortSignal): Promise<LaidOut> {
+/** The tensor of one run. */
+interface Batch {
+  readonly count: number
+  readonly tensor: TensorValue
+  /** It was made for this run alone. */
+  readonly isOurs: boolean
+}
+
+function batchOf({ input }: Runner, inputs: readonly NamedTensors[]): Batch {
+  const tensor = stacked(
+    inputs.map((named) => named[input.name]),
+    input,
+  )
+  return { count: inputs.length, tensor, isOurs: inputs.length > 1 }
+}
+
+async function runBatch(runner: Runner, { count, tensor, isOurs }: Batch, signal?: AbortSignal): Promise<LaidOut> {
   const { session, input, output, file } = runner
-  const values = inputs.map((named) => named[input.name])
-  const result = await session.run({ [input.name]: stacked(values, input) }, { fetch: [output], ...(signal !== undefined && { signal }) })
+  const result = await session.run(
+    { [input.name]: tensor },
+    { fetch: [output], giveFeeds: isOurs, ...(signal !== undefined && { signal }) },
+  )
   const features = result[output]
   if (features === undefined)
     throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: 'no such output', expected: 'features' })
-  if (features.dims[0] !== inputs.length) {
+  if (features.dims[0] !== count) {
     throw new ModalignError({
       code: 'ENCODER_OUTPUT_SIZE',
       file,
       field: output,
-      got: `[${features.dims.join(', ')}] for ${inputs.length} pictures`,
+      got: `[${features.dims.join(', ')}] for ${count} pictures`,
       expected: 'the pictures first',
       hint: 'give batch: 1 if the file was exported for one picture at a time',
     })
@@ -287,16 +326,17 @@ function asInput(pixels: TensorValue, input: TensorDescription): TensorValue {
   return { dtype: 'float16', dims: pixels.dims, data: Uint16Array.from(pixels.data, toFloat16Bits) }
 }
 
-async function encode(
+async function encode<T>(
   runner: Runner,
   { tokens, width }: LaidOut,
-  inputs: readonly NamedTensors[],
+  pictures: readonly T[],
+  batch: (some: readonly T[]) => Batch,
   signal: AbortSignal | undefined,
 ): Promise<Features> {
-  const size = tokens * width
-  const data = new Float32Array(inputs.length * size)
-  for (let start = 0; start < inputs.length; start += runner.batch) {
-    const features = await runBatch(runner, inputs.slice(start, start + runner.batch), signal)
+  const count = pictures.length
+  const parts: LaidOut[] = []
+  for (let start = 0; start < count; start += runner.batch) {
+    const features = await runBatch(runner, batch(pictures.slice(start, start + runner.batch)), signal)
     if (features.tokens !== tokens || features.width !== width) {
       throw new ModalignError({
         code: 'ENCODER_OUTPUT_SIZE',
@@ -306,9 +346,13 @@ async function encode(
         expected: `${tokens} of width ${width}, as at first`,
       })
     }
-    data.set(features.data, start * size)
+    parts.push(features)
   }
-  return { count: inputs.length, tokens, width, data }
+  const [only] = parts
+  if (only !== undefined && parts.length === 1) return { count, tokens, width, data: only.data }
+  const data = new Float32Array(count * tokens * width)
+  for (const [index, part] of parts.entries()) data.set(part.data, index * runner.batch * tokens * width)
+  return { count, tokens, width, data }
 }
 
 /** A picture that is neither black nor flat, for the first run. */

@@ -3,8 +3,17 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { Socket } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { ModalignError } from '../errors.ts'
+import { openSharedRoom, type SharedRoom } from '../io/shared-room.ts'
+import type { DecodedImage } from '../model/contracts.ts'
 import type { TensorValue } from '../tensors.ts'
-import { type ChildDecodeOptions, type ChildResult, type FromChild, fromChildSchema, type ToChild } from './child-protocol.ts'
+import {
+  type ChildDecodeOptions,
+  type ChildResult,
+  type FromChild,
+  fromChildSchema,
+  type SentResult,
+  type ToChild,
+} from './child-protocol.ts'
 import { type DecodedImageFile, defaultImageFormats, type ImageNote } from './image.ts'
 import { defaultImageLimits } from './image-limits.ts'
 import { type ImagePreprocessing, imageTensor } from './preprocess.ts'
@@ -28,12 +37,19 @@ export interface PreprocessedImage {
   readonly notes: readonly ImageNote[]
 }
 
+/** A picture as `transformImage` gives it. */
+export interface TransformedImage extends Omit<PreprocessedImage, 'tensor'> {
+  readonly pixels: DecodedImage
+}
+
 export interface ImageDecoder extends AsyncDisposable {
   /** Of the processes that run now. */
   readonly processIds: readonly number[]
   /** As `decodeImage`. A picture over which two processes die is `IMAGE_DECODER_CRASHED`; one that does not answer in time is killed (`IMAGE_TIMEOUT`). */
   decode(source: MediaInput, options?: { readonly signal?: AbortSignal }): Promise<DecodedImageFile>
-  /** The same, then `preprocessImage`; padding, resizing and cropping happen in the process, so that little crosses. */
+  /** The same, then `transformImage`: padding, resizing and cropping happen in the process, so that little crosses. */
+  transform(source: MediaInput, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<TransformedImage>
+  /** {@link ImageDecoder.transform}, then `imageTensor`. */
   preprocess(source: MediaInput, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<PreprocessedImage>
   /** Kills the processes; pictures under way reject with `DECODER_DISPOSED`. */
   dispose(): Promise<void>
@@ -42,9 +58,11 @@ export interface ImageDecoder extends AsyncDisposable {
 /** The process has its own clock; it is killed where that clock does not tick either. */
 const graceMs = 2_000
 const startTimeoutMs = 60_000
+/** Prepared pictures fit; whole ones that are larger cross as messages. */
+const roomBytes = 2 ** 22
 
 interface Job {
-  readonly message: Extract<ToChild, { type: 'decode' }>
+  readonly message: Omit<Extract<ToChild, { type: 'decode' }>, 'admittedPixels'>
   readonly name: string | undefined
   readonly resolve: (image: ChildResult) => void
   readonly reject: (error: unknown) => void
@@ -85,6 +103,8 @@ export function createImageDecoder({
       formats: options.formats ?? defaultImageFormats,
       timeoutMs,
       budget,
+      // So much for each: together they stay within the budget, and nobody has to ask for an ordinary picture.
+      ownPixels: Math.floor(maxPixelsAtOnce / processes),
       freed: assign,
       ended(interrupted) {
         children.delete(child)
@@ -123,6 +143,11 @@ export function createImageDecoder({
     }
   }
 
+  const transform: ImageDecoder['transform'] = async (source, spec, { signal } = {}) => {
+    const { original, format, notes, ...pixels } = await request(source, spec, signal)
+    return { pixels, ...original, format, notes }
+  }
+
   const dispose = async (): Promise<void> => {
     disposed = true
     for (const job of waiting.splice(0)) job.reject(disposedError())
@@ -136,9 +161,10 @@ export function createImageDecoder({
       const { original: _, ...image } = await request(source, undefined, signal)
       return image
     },
-    async preprocess(source, spec, { signal } = {}) {
-      const { original, format, notes, ...image } = await request(source, spec, signal)
-      return { tensor: imageTensor(image, spec), ...original, format, notes }
+    transform,
+    async preprocess(source, spec, options) {
+      const { pixels, ...image } = await transform(source, spec, options)
+      return { tensor: imageTensor(pixels, spec), ...image }
     },
     dispose,
     [Symbol.asyncDispose]: dispose,
@@ -196,15 +222,21 @@ interface ChildSettings {
   readonly formats: readonly ImageFormat[]
   readonly timeoutMs: number
   readonly budget: PixelBudget
+  /** What it takes of the budget before it knows the picture. */
+  readonly ownPixels: number
   /** The process can take another picture. */
   freed(): void
   /** The process is gone; `interrupted` deserves a second try. */
   ended(interrupted: Job | undefined): void
 }
 
-function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings): Child {
+function startChild({ formats, timeoutMs, budget, ownPixels, freed, ended }: ChildSettings): Child {
   const program = new URL(import.meta.url.endsWith('.ts') ? './child.ts' : './child.js', import.meta.url)
-  const child = fork(program, { serialization: 'advanced', stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+  const room = openSharedRoom(roomBytes)
+  const child = fork(program, {
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', ...(room === undefined ? [] : [room.descriptor])],
+  })
   const gone = new Promise<void>((resolve) => child.once('close', () => resolve()))
   let ready = false
   let over = false
@@ -245,8 +277,11 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
   }
   const begin = (): void => {
     if (job === undefined || !ready) return
-    send(job.message)
-    watchWork()
+    const { message } = job
+    release = budget.take(ownPixels, () => {
+      send({ ...message, admittedPixels: ownPixels })
+      watchWork()
+    })
   }
 
   const heard = (message: FromChild): void => {
@@ -255,15 +290,23 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
       begin()
     } else if (message.type === 'asks') {
       clearTimeout(clock)
+      release?.()
       release = budget.take(message.pixels, () => {
         send({ type: 'admitted' })
         watchWork()
       })
-    } else {
+    } else if (message.type === 'failed') {
       const finished = finish()
-      if (message.type === 'decoded') finished?.resolve(message.image)
-      else finished?.reject(named(new ModalignError(message.error), finished))
+      finished?.reject(named(new ModalignError(message.error), finished))
       freed()
+    } else {
+      // Before another picture takes the room.
+      const image = received(message.image, room)
+      if (image === undefined) kill(crashedError('fewer pixels than it says'))
+      else {
+        finish()?.resolve(image)
+        freed()
+      }
     }
   }
   child.on('message', (raw) => {
@@ -279,6 +322,7 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
   })
   child.once('close', (code, signal) => {
     over = true
+    room?.close()
     const finished = finish()
     // The process may have been ill from the picture before, or the machine short of memory: each picture gets a second process before it is blamed.
     const mayRetry = reason === undefined && ready && finished?.isRetry === false
@@ -289,7 +333,7 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
     ended(mayRetry ? finished : undefined)
   })
   setReferenced(child, false)
-  send({ type: 'configure', formats })
+  send({ type: 'configure', formats, roomBytes: room?.bytes ?? 0 })
 
   return {
     pid: child.pid,
@@ -306,6 +350,19 @@ function startChild({ formats, timeoutMs, budget, freed, ended }: ChildSettings)
       kill(error)
       await end
     },
+  }
+}
+
+/** The image with its pixels; undefined where it has none. */
+function received({ data, ...image }: SentResult, room: SharedRoom | undefined): ChildResult | undefined {
+  if (data !== undefined) return { ...image, data }
+  const length = 3 * image.width * image.height
+  if (room === undefined || length > room.bytes) return undefined
+  try {
+    return { ...image, data: room.read(length) }
+  } catch (error) {
+    if (error instanceof ModalignError) return undefined
+    throw error
   }
 }
 

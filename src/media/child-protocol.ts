@@ -10,26 +10,34 @@ import type { ImageFormat } from './sniff.ts'
 export type ChildDecodeOptions = Omit<DecodeImageOptions, 'signal' | 'beforeDecode'>
 
 export type ToChild =
-  | { readonly type: 'configure'; readonly formats: readonly ImageFormat[] }
+  /** `roomBytes`: how many the shared room takes; 0 without one. */
+  | { readonly type: 'configure'; readonly formats: readonly ImageFormat[]; readonly roomBytes: number }
   | {
       readonly type: 'decode'
       readonly source: MediaSource
       readonly options: ChildDecodeOptions
       readonly preprocessing?: ImagePreprocessing | undefined
+      /** So many pixels may be decoded without asking. */
+      readonly admittedPixels: number
     }
   /** The pixels asked for may be decoded now. */
   | { readonly type: 'admitted' }
+
+/** Which of the child's descriptors is the shared room. */
+export const roomDescriptor = 4
 
 /** `original`: the size before {@link ImagePreprocessing}. */
 export interface ChildResult extends DecodedImageFile {
   readonly original: { readonly width: number; readonly height: number }
 }
+/** Without `data` where the pixels lie in the shared room. */
+export type SentResult = Omit<ChildResult, 'data'> & { readonly data?: Uint8Array | undefined }
 
 export type FromChild =
   | { readonly type: 'ready' }
   /** The header is read; decoding waits for `admitted`. */
   | { readonly type: 'asks'; readonly pixels: number }
-  | { readonly type: 'decoded'; readonly image: ChildResult }
+  | { readonly type: 'decoded'; readonly image: SentResult }
   | { readonly type: 'failed'; readonly error: ErrorData }
 
 const text = z.string()
@@ -44,12 +52,12 @@ export const fromChildSchema: z.ZodType<FromChild> = z.discriminatedUnion('type'
       .object({
         width: size,
         height: size,
-        data: z.instanceof(Uint8Array),
+        data: z.instanceof(Uint8Array).optional(),
         format: z.custom<ImageFormat>((value) => typeof value === 'string'),
         notes: z.array(z.enum(['extension-mismatch', 'truncated', 'decoder-warning', 'first-frame'])),
         original: z.object({ width: size, height: size }),
       })
-      .refine(({ width, height, data }) => data.length === 3 * width * height, 'pixels and size disagree'),
+      .refine(({ width, height, data }) => data === undefined || data.length === 3 * width * height, 'pixels and size disagree'),
   }),
   z.object({
     type: z.literal('failed'),

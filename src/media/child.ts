@@ -1,7 +1,8 @@
 /** The program of a decoding process. It may die at any time: its owner reports the one picture and starts another process. */
 import sharp from 'sharp'
 import { errorData } from '../errors.ts'
-import type { FromChild, ToChild } from './child-protocol.ts'
+import { writeToRoom } from '../io/shared-room.ts'
+import { type FromChild, roomDescriptor, type ToChild } from './child-protocol.ts'
 import { decodeImage } from './image.ts'
 import { transformImage } from './preprocess.ts'
 import type { ImageFormat } from './sniff.ts'
@@ -26,24 +27,28 @@ sharp.concurrency(1)
 sharp.cache(false)
 
 let admitted: (() => void) | undefined
+let roomBytes = 0
 
 function tell(message: FromChild): void {
   process.send?.(message)
 }
 
-async function decode({ source, options, preprocessing }: Extract<ToChild, { type: 'decode' }>): Promise<void> {
+async function decode({ source, options, preprocessing, admittedPixels }: Extract<ToChild, { type: 'decode' }>): Promise<void> {
   try {
     const image = await decodeImage(source, {
       ...options,
-      beforeDecode: (pixels) =>
-        new Promise((resolve) => {
-          admitted = resolve
-          tell({ type: 'asks', pixels })
-        }),
+      beforeDecode: async (pixels) => {
+        if (pixels > admittedPixels)
+          await new Promise<void>((resolve) => {
+            admitted = resolve
+            tell({ type: 'asks', pixels })
+          })
+      },
     })
     const { width, height } = image
-    const result = preprocessing === undefined ? image : { ...image, ...transformImage(image, preprocessing) }
-    tell({ type: 'decoded', image: { ...result, original: { width, height } } })
+    const { data, ...result } = preprocessing === undefined ? image : { ...image, ...transformImage(image, preprocessing) }
+    const inRoom = data.length <= roomBytes && writeToRoom(roomDescriptor, data)
+    tell({ type: 'decoded', image: { ...result, ...(!inRoom && { data }), original: { width, height } } })
   } catch (error) {
     tell({ type: 'failed', error: errorData(error) })
   }
@@ -55,6 +60,7 @@ process.on('message', (message: ToChild) => {
   } else if (message.type === 'configure') {
     sharp.block({ operation: ['VipsForeignLoad'] })
     sharp.unblock({ operation: message.formats.flatMap((format) => loaders[format] ?? []) })
+    roomBytes = message.roomBytes
     tell({ type: 'ready' })
   } else {
     void decode(message)

@@ -136,14 +136,27 @@ function stackedVertically(views: readonly DecodedImage[]): DecodedImage {
  * @param image what {@link transformImage} gave
  */
 export function imageTensor(image: DecodedImage, spec: ImagePreprocessing): TensorValue {
-  if (spec.arithmetic === 'torchvision-float') return floatTensor(image, spec)
+  return imageBatch([image], spec)
+}
+
+/** {@link imageTensor} of several images of one size, one behind another along the first axis. */
+export function imageBatch(images: readonly DecodedImage[], spec: ImagePreprocessing): TensorValue {
+  const [first] = images
+  if (first === undefined) throw new Error('internal: a batch has at least one picture')
+  if (spec.arithmetic === 'torchvision-float') return stackedViews(images.flatMap((image) => floatViews(image, spec)))
   const size = spec.tiling === undefined ? undefined : preprocessedSize(spec)
-  const height = size?.height ?? image.height
-  const views = image.height / height
-  const plane = image.width * height
-  const result = new Float32Array(3 * views * plane)
-  writePlanes(image.data, spec, plane, result)
-  return float32Tensor(result, [views, 3, height, image.width])
+  const { width } = first
+  const height = size?.height ?? first.height
+  const views = first.height / height
+  const plane = width * height
+  const each = 3 * views * plane
+  const result = new Float32Array(images.length * each)
+  for (const [index, image] of images.entries()) {
+    if (image.width !== width || image.height !== first.height)
+      throw new Error(`internal: pictures of ${image.width}x${image.height} and ${width}x${first.height} in one batch`)
+    writePlanes(image.data, spec, plane, result.subarray(index * each, (index + 1) * each))
+  }
+  return float32Tensor(result, [images.length * views, 3, height, width])
 }
 
 /** RGB pixels, `plane` of them a view, as planes of floats. */
@@ -194,15 +207,18 @@ function channelNorm(
 }
 
 /** Rescale, resize, crop, normalise, all in float32. */
-function floatTensor(image: DecodedImage, spec: ImagePreprocessing): TensorValue {
+function floatViews(image: DecodedImage, spec: ImagePreprocessing): readonly FloatImage[] {
   const { padToSquare: _, ...rest } = spec
   const factor = Math.fround(spec.rescaleFactor ?? 1)
   const whole: FloatImage = { width: image.width, height: image.height, data: Float32Array.from(image.data, (value) => value * factor) }
   const filter = spec.resize === undefined || spec.resize.filter === 'nearest' ? 'bilinear' : spec.resize.filter
-  const views = planPicture(image, rest).layers.flatMap(({ resized, windows }) => {
+  return planPicture(image, rest).layers.flatMap(({ resized, windows }) => {
     const scaled = resizeFloat(whole, resized, filter)
     return windows.map((window) => planes(scaled, window, spec))
   })
+}
+
+function stackedViews(views: readonly FloatImage[]): TensorValue {
   const [first] = views
   if (first === undefined) throw new Error('internal: preprocessing gives at least one view')
   const result = new Float32Array(first.data.length * views.length)

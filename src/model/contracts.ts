@@ -78,6 +78,8 @@ export interface ImagePreparation {
   readonly preprocessing: ImagePreprocessing
   /** What the encoder takes, of the tensor that the preprocessing gave. */
   inputs(tensor: TensorValue): NamedTensors
+  /** `inputs` of each and `encode`, without a tensor for each picture: of what `transformImage` gave. */
+  encodePictures?(pictures: readonly DecodedImage[], options?: { readonly signal?: AbortSignal }): Promise<Features>
 }
 
 /** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */

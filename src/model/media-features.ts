@@ -1,9 +1,10 @@
 /** From media to features: decoded, prepared, and encoded together with others of their size. */
 import { ModalignError } from '../errors.ts'
+import { imageTensor } from '../media/preprocess.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import type { Branch } from './branches.ts'
-import type { Encoder, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
+import type { DecodedImage, Encoder, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
 import type { MediaReader, ReadOptions } from './media-reader.ts'
 import { gridFeatures, gridKey, gridTokens, projectedGrid, separatorPlaces } from './token-grid.ts'
 
@@ -20,7 +21,10 @@ export interface MediumFeatures {
 
 /** What an encoder takes of one medium. */
 export interface PreparedInputs {
+  /** Of a picture with `pixels` they are made when they are asked for, each time. */
   readonly inputs: NamedTensors
+  /** What a decoding process made of a picture: a quarter of the size of its tensor. */
+  readonly pixels?: DecodedImage
   /** Of the decoded medium: what the encoder's grid hangs on. */
   readonly size: MediaSize
   /** How many features it will have. */
@@ -52,14 +56,26 @@ export async function prepareMedium(
   options: ReadOptions,
 ): Promise<PreparedMedium> {
   const prepared = await prepareInputs(encoder, reader, part, options)
-  return { ...prepared, modality: part.type, ...projectedPlaces(projector, encoder.grid(prepared.size)) }
+  const { pixels, size, tokens, layout } = prepared
+  const places = projectedPlaces(projector, encoder.grid(size))
+  return {
+    get inputs() {
+      return prepared.inputs
+    },
+    ...(pixels !== undefined && { pixels }),
+    size,
+    tokens,
+    layout,
+    modality: part.type,
+    ...places,
+  }
 }
 
 /** @throws what decoding and preprocessing throw */
 export async function prepareInputs(encoder: Encoder, reader: MediaReader, part: MediaPart, options: ReadOptions): Promise<PreparedInputs> {
-  const { size, inputs } = await decoded(encoder, reader, part, options)
-  const grid = encoder.grid(size)
-  return { inputs, size, tokens: gridFeatures(grid), layout: gridKey(grid) }
+  const medium = await decoded(encoder, reader, part, options)
+  const grid = encoder.grid(medium.size)
+  return Object.assign(medium, { tokens: gridFeatures(grid), layout: gridKey(grid) })
 }
 
 async function decoded(
@@ -67,13 +83,20 @@ async function decoded(
   reader: MediaReader,
   { type, source, region }: MediaPart,
   options: ReadOptions,
-): Promise<{ readonly size: MediaSize; readonly inputs: NamedTensors }> {
+): Promise<Pick<PreparedInputs, 'size' | 'inputs' | 'pixels'>> {
   switch (type) {
     case 'image': {
       const { preparation } = encoder
       if (preparation !== undefined && reader.preparedImage !== undefined) {
-        const { tensor, width, height } = await reader.preparedImage(source, preparation.preprocessing, options)
-        return { size: { width, height }, inputs: preparation.inputs(tensor) }
+        const { preprocessing } = preparation
+        const { pixels, width, height } = await reader.preparedImage(source, preprocessing, options)
+        return {
+          size: { width, height },
+          pixels,
+          get inputs() {
+            return preparation.inputs(imageTensor(pixels, preprocessing))
+          },
+        }
       }
       const image = await reader.image(source, options)
       return { size: { width: image.width, height: image.height }, inputs: await encoder.preprocess(image) }
@@ -127,22 +150,29 @@ export async function encodeMedia(
       const medium = alike[place]
       if (data === undefined || medium === undefined) continue
       const { modality, tokensOut, separators } = medium
-      found[index] = { modality, data, tokensOut, ...(separators !== undefined && { separators }) }
+      // A copy of its own, so that the batch's can go.
+      found[index] = { modality, data: data.slice(), tokensOut, ...(separators !== undefined && { separators }) }
     }
   }
   return found
 }
 
-/** Features [tokens, width] of each medium; all have one layout. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
+/** Features [tokens, width] of each medium, parts of one array; all have one layout. @throws ENCODER_OUTPUT_SIZE, and what encoding throws */
 export async function encodeInputs(
   encoder: Encoder,
   media: readonly PreparedInputs[],
   signal?: AbortSignal,
 ): Promise<readonly Float32Array[]> {
-  const { tokens, width, data } = await encoder.encode(
-    media.map(({ inputs }) => inputs),
-    signal === undefined ? {} : { signal },
-  )
+  const options = signal === undefined ? {} : { signal }
+  const pictures = media.flatMap(({ pixels }) => pixels ?? [])
+  const { preparation } = encoder
+  const { tokens, width, data } =
+    preparation?.encodePictures !== undefined && pictures.length === media.length
+      ? await preparation.encodePictures(pictures, options)
+      : await encoder.encode(
+          media.map(({ inputs }) => inputs),
+          options,
+        )
   const other = media.find((one) => one.tokens !== tokens)
   if (other !== undefined)
     throw new ModalignError({
@@ -152,8 +182,7 @@ export async function encodeInputs(
       expected: `${other.tokens}, as its grid says`,
     })
   const each = tokens * width
-  // Copies of their own, so that the batch's buffer can go.
-  return media.map((_, place) => data.slice(place * each, (place + 1) * each))
+  return media.map((_, place) => data.subarray(place * each, (place + 1) * each))
 }
 
 function noReader(type: Modality): ModalignError {

@@ -1,5 +1,5 @@
 import { decodeAudio } from '../media/audio.ts'
-import type { ImageDecoder, PreprocessedImage } from '../media/child-decoder.ts'
+import type { ImageDecoder, TransformedImage } from '../media/child-decoder.ts'
 import type { FrameSampling } from '../media/frame-sampling.ts'
 import { decodeImage } from '../media/image.ts'
 import type { ImagePreprocessing } from '../media/preprocess.ts'
@@ -28,12 +28,12 @@ export interface ReadVideoOptions extends ReadOptions {
 /** Where decoded media come from: this process, or child processes that may die over hostile files. What a reader lacks, it refuses. */
 export interface MediaReader {
   image(source: MediaSource, options: ReadOptions): Promise<DecodedImage>
-  /** Decoded and prepared where it was decoded. */
+  /** Decoded and prepared where it was decoded: `pixels` are what `transformImage` gives, `width` and `height` the picture's own. */
   preparedImage?(
     source: MediaSource,
     preprocessing: ImagePreprocessing,
     options: ReadOptions,
-  ): Promise<Pick<PreprocessedImage, 'tensor' | 'width' | 'height'>>
+  ): Promise<Pick<TransformedImage, 'pixels' | 'width' | 'height'>>
   /** Mixed to one channel. */
   audio?(source: MediaSource, options: ReadAudioOptions): Promise<DecodedAudio>
   video?(source: MediaSource, options: ReadVideoOptions): Promise<DecodedVideo>
@@ -57,6 +57,6 @@ export function decodingReader(decoder: ImageDecoder): MediaReader {
   return {
     ...localReader,
     image: (source, { signal }) => decoder.decode(source, signal === undefined ? {} : { signal }),
-    preparedImage: (source, preprocessing, { signal }) => decoder.preprocess(source, preprocessing, signal === undefined ? {} : { signal }),
+    preparedImage: (source, preprocessing, { signal }) => decoder.transform(source, preprocessing, signal === undefined ? {} : { signal }),
   }
 }
