@@ -18,8 +18,6 @@ export interface SoundEncoder extends Encoder<'audio'> {
   readonly sampleRateHz: number
   /** The device that runs it. */
   readonly device: Session['device']
-  /** Where the encoder was built as a graph: its layers and weights, for training steps over sounds of any length. */
-  readonly tower?: { readonly tower: SoundTower; readonly weights: WeightLookup }
 }
 
 /** What computes the features of windows of one size. */
@@ -41,27 +39,26 @@ export interface SoundEncoderParts {
   /** Windows in one run at most. */
   readonly batch: number
   readonly model: SoundModel
-  readonly tower?: SoundEncoder['tower']
+  /** Where the encoder was built as a graph: its layers and weights. */
+  readonly tower?: { readonly tower: SoundTower; readonly weights: WeightLookup }
 }
 
 /** Samples that stand for a sound of unknown length where windows have none of their own. */
 const usualSeconds = 10
 
-/**
- * Where every sound is one window of one size and no token is dropped, the layers alone are the encoder.
- * Otherwise `tower` says what there is to build, window by window.
- */
-function graphOf({ tower, tokens, preprocessing }: SoundEncoderParts): EncoderGraph | undefined {
-  if (tower === undefined || gridVaries(tokens, preprocessing)) return undefined
-  const [first, ...others] = tower.tower.inputs
-  if (first === undefined || others.length > 0) return undefined
-  const sizes = first.shape.slice(1)
-  const inputShape = sizes.filter((dim) => typeof dim === 'number')
-  if (inputShape.length < sizes.length) return undefined
+/** Window by window. Nothing of it knows whether the sound goes on behind a window (CLAP), so that is not trained. */
+function graphOf({ tower: built, tokens }: SoundEncoderParts): EncoderGraph | undefined {
+  if (built === undefined) return undefined
+  const { tower, weights } = built
   return {
-    inputName: 'window.0',
-    inputShape,
-    build: (input, change = (same) => same) => tower.tower.forward([input], change(tower.weights)),
+    inputs: tower.inputs,
+    units: (named) =>
+      stepsOf(named).map((steps, index) => ({
+        value: required(named[`window.${index}`], `window.${index}`),
+        tokens: steps * tokens.columns,
+      })),
+    feeds: (units) => tower.feeds(stacked(units.map(({ value }) => value))),
+    build: (inputs, change = (same) => same) => tower.forward(inputs, change(weights)),
   }
 }
 
@@ -102,7 +99,6 @@ export function soundEncoder(parts: SoundEncoderParts): SoundEncoder {
     sampleRateHz,
     device: model.device,
     gridVaries: gridVaries(tokens, preprocessing),
-    ...(parts.tower !== undefined && { tower: parts.tower }),
     ...(graph !== undefined && { graph }),
     grid,
     async preprocess(audio: DecodedAudio): Promise<NamedTensors> {

@@ -178,10 +178,11 @@ describe('hidden states are found in published ONNX files', () => {
     { file: 'dinov2/onnx/model.onnx', output: 'last_hidden_state', name: 'dinov2', states: ['0', '1', '2'], error: 1e-5 },
     { file: 'vit/onnx/model.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: 1e-5 },
     { file: 'vit/model_optimized.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', undefined], error: 1e-5 },
-    { file: 'vit/onnx/model_fp16.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: 0.01 },
-    { file: 'vit/onnx/model_quantized.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: 0.1 },
-    { file: 'vit/onnx/model_q4.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: 0.2 },
-  ])('$file: every state within $error of its size', async ({ file, output, name, states, error }) => {
+    // Of lower precision (parity-precisions.test.ts compares them with the same files in Python): each state is nearer to its own than to any other.
+    { file: 'vit/onnx/model_fp16.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: undefined },
+    { file: 'vit/onnx/model_quantized.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: undefined },
+    { file: 'vit/onnx/model_q4.onnx', output: 'last_hidden_state', name: 'vit', states: ['0', '1', '2'], error: undefined },
+  ])('$file: every state, within $error of its size', async ({ file, output, name, states, error }) => {
     const { model } = await readOnnxFile(`${folder}onnx-community/${file}`)
     const found = hiddenStates(model, output, file)
     expect(found.map((state) => state !== undefined)).toEqual(states.map((state) => state !== undefined))
@@ -191,7 +192,12 @@ describe('hidden states are found in published ONNX files', () => {
       const value = results[tensor]
       // Half precision inside of a file whose inputs and outputs are float32.
       const ours = value?.dtype === 'float16' ? Float32Array.from(value.data, halfToFloat) : floats(value).data
-      expect(relativeError(ours, (await reference(`${name}/16x16/${states[index]}`)).data), tensor).toBeLessThan(error)
+      const errors = await Promise.all(
+        ['0', '1', '2'].map(async (state) => relativeError(ours, (await reference(`${name}/16x16/${state}`)).data)),
+      )
+      const own = errors[Number(states[index])] ?? Number.NaN
+      expect(own, tensor).toBe(Math.min(...errors))
+      if (error !== undefined) expect(own, tensor).toBeLessThan(error)
     }
   })
 })
@@ -211,7 +217,7 @@ describe('opened by their families', () => {
     const file = await clip({ ...options, model: `${folder}onnx-community/clip` })
     onTestFinished(() => file.dispose())
     expect([graph.width, graph.grid({}), graph.recipe?.family]).toEqual([file.width, file.grid({}), 'clip'])
-    expect(graph.graph?.inputShape).toEqual([3, 16, 16])
+    expect(graph.graph?.inputs[0]?.shape.slice(1)).toEqual([3, 16, 16])
     expect(file.graph).toBeUndefined()
     const [ours, theirs] = await Promise.all([graph, file].map(async (encoder) => encoder.encode([await encoder.preprocess(picture)])))
     expect(largestDifference(ours?.data ?? new Float32Array(0), theirs?.data ?? new Float32Array(1))).toBeLessThan(1e-4)

@@ -46,21 +46,27 @@ const inputName = 'pixel_values'
 export async function graphImage(parts: GraphImageParts): Promise<ImageEncoder> {
   const { preprocessing, width, weights, checkpoint } = parts
   const inputShape = [3, ...fixedSize(preprocessing)]
-  const graph: EncoderGraph = {
-    inputName,
-    inputShape,
-    build: (pixels, change = (same) => same) => parts.forward(pixels, change(weights)),
-  }
+  const { rows, columns } = parts.grid
+  const tokens = rows * columns
   const pixels = input(inputName, 'float32', [size('images'), ...inputShape])
-  const { bytes, externalRoot, externalData } = lower({ outputs: { features: graph.build(pixels) }, inputs: [pixels] })
+  const graph: EncoderGraph = {
+    inputs: [pixels],
+    units: (named) => [{ value: float32Tensor(pixelsOf(named, inputShape), [1, ...inputShape]), tokens }],
+    feeds: (units) => ({
+      [inputName]: stackedPixels(
+        units.map(({ value }) => pixelsOf({ [inputName]: value }, inputShape)),
+        inputShape,
+      ),
+    }),
+    build: ([given = pixels], change = (same) => same) => parts.forward(given, change(weights)),
+  }
+  const { bytes, externalRoot, externalData } = lower({ outputs: { features: graph.build([pixels]) }, inputs: [pixels] })
   const session = await createSessionPool(
     { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData !== undefined && { externalData }) },
     { device: parts.device ?? 'auto', ...(parts.threads !== undefined && { threads: parts.threads }) },
     parts.sessions,
   )
   try {
-    const { rows, columns } = parts.grid
-    const tokens = rows * columns
     const grid: TokenGrid = { segments: [{ frames: 1, rows, columns }] }
     const trial = await run(session, [rampTensor(inputShape)], { inputShape, tokens, width })
     refuseNonFinite(trial, checkpoint.folder)
@@ -116,16 +122,17 @@ async function run(
   { inputShape, tokens, width }: RunShape,
   signal?: AbortSignal,
 ): Promise<Float32Array> {
-  const each = elementCount(inputShape)
-  const data = new Float32Array(values.length * each)
-  for (const [index, value] of values.entries()) data.set(value, index * each)
-  const { features } = await session.run(
-    { [inputName]: float32Tensor(data, [values.length, ...inputShape]) },
-    signal === undefined ? {} : { signal },
-  )
+  const { features } = await session.run({ [inputName]: stackedPixels(values, inputShape) }, signal === undefined ? {} : { signal })
   if (features?.dtype !== 'float32' || String(features.dims) !== String([values.length, tokens, width]))
     throw new Error('internal: features are float32 [images, tokens, width]')
   return features.data
+}
+
+function stackedPixels(values: readonly Float32Array[], inputShape: readonly number[]): TensorValue {
+  const each = elementCount(inputShape)
+  const data = new Float32Array(values.length * each)
+  for (const [index, value] of values.entries()) data.set(value, index * each)
+  return float32Tensor(data, [values.length, ...inputShape])
 }
 
 function pixelsOf(named: NamedTensors, inputShape: readonly number[]): Float32Array {

@@ -125,7 +125,7 @@ export function waveformTower(
   const { stride, receptive } = convolutionOf(config)
   const spare = Math.ceil((receptive - 1) / stride)
   const taken = layerIndex(layer, layers)
-  const rows = size('rows')
+  const rows = size('sample_rows')
   const grouped = config.feat_extract_norm === 'group'
   const frames = subtractDims(multiplyDims(stride / (config.conv_stride[0] ?? 1), rows), firstLoss(config))
   return {

@@ -85,6 +85,7 @@ export function withRecipe<M extends Modality>(encoder: Encoder<M>, recipe: Enco
     ...(encoder.preparation !== undefined && { preparation: encoder.preparation }),
     encode: (inputs, options) => encoder.encode(inputs, options),
     ...(encoder.graph !== undefined && { graph: encoder.graph }),
+    ...(encoder.device !== undefined && { device: encoder.device }),
     dispose: () => encoder.dispose(),
   }
 }

@@ -78,5 +78,6 @@ export function mediaPath(modality: Modality, { encoder, projector }: Branch, em
     width: encoder.width,
     embeddingRms,
     ...(separated && { separated }),
+    ...(encoder.trained !== undefined && { trained: encoder.trained }),
   }
 }

@@ -1,11 +1,13 @@
 /** The contracts that encoders, projectors, language models and datasets meet. Types only: no file here does anything. */
 import type { z } from 'zod'
-import type { ParameterScope } from '../graph/parameters.ts'
+import type { Parameter, ParameterScope, Trainables } from '../graph/parameters.ts'
 import type { Tensor } from '../graph/tensor.ts'
 import type { JsonObject } from '../io/json.ts'
+import type { AdapterSettings } from '../llm/adapters/settings.ts'
 import type { WeightLookup } from '../llm/decoder.ts'
 import type { FrameSampling } from '../media/frame-sampling.ts'
 import type { ImagePreprocessing } from '../media/preprocess.ts'
+import type { Device } from '../runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 
 export type { JsonObject, JsonValue } from '../io/json.ts'
@@ -63,14 +65,37 @@ export interface EncoderRecipe {
   readonly options: JsonObject
 }
 
-/** An encoder as a graph, so that it can be part of a training step. */
+/** An encoder as a graph, so that it can be part of a training step. It sees units: pictures, or windows of a sound. */
 export interface EncoderGraph {
-  /** The name of the graph's input among the tensors that `preprocess` gives. */
-  readonly inputName: string
-  /** Its sizes after the first, which counts the inputs. */
-  readonly inputShape: readonly number[]
-  /** float32 [inputs, ...inputShape] -> features [inputs, tokens, width], prefix tokens dropped. `change` looks weights up otherwise, as adapters do. */
-  build(input: Tensor, change?: (lookup: WeightLookup) => WeightLookup): Tensor
+  /** The graph's inputs. The first axis of each counts the units. */
+  readonly inputs: readonly Tensor[]
+  /** The units of a medium that `preprocess` has prepared. */
+  units(inputs: NamedTensors): readonly EncoderUnit[]
+  /** The values of `inputs`, by their names, for units of one size. */
+  feeds(units: readonly EncoderUnit[]): NamedTensors
+  /** `inputs` -> features [units, tokens, width], prefix tokens dropped. `change` looks weights up otherwise, as adapters do. */
+  build(inputs: readonly Tensor[], change?: (lookup: WeightLookup) => WeightLookup): Tensor
+}
+export interface EncoderUnit {
+  /** [1, ...] */
+  readonly value: TensorValue
+  /** How many of its features are the medium's: the first ones. */
+  readonly tokens: number
+}
+
+/** What of an encoder is trained: see `adaptEncoder`. */
+export interface TrainedEncoder {
+  /** The encoder as it was published. */
+  readonly base: Encoder
+  readonly settings: AdapterSettings
+  /** Graph inputs that training updates, by names such as `image-encoder.encoder.layers.0.self_attn.q_proj.lora_A.weight`. */
+  readonly declared: readonly Parameter[]
+  /** Their present values. */
+  readonly parameters: Trainables
+  /** Takes values of all parameters; the next `encode` uses them. @throws ADAPTER_PARAMETERS naming the first difference */
+  setParameters(values: Trainables): void
+  /** The encoder's, with the parameters in their places. */
+  readonly graph: Omit<EncoderGraph, 'build'> & { build(inputs: readonly Tensor[]): Tensor }
 }
 
 /** `preprocess` of an image encoder in two halves, the first of them plain data: decoding processes do it, and the pixels of whole pictures never cross. */
@@ -82,7 +107,7 @@ export interface ImagePreparation {
   encodePictures?(pictures: readonly DecodedImage[], options?: { readonly signal?: AbortSignal }): Promise<Features>
 }
 
-/** A frozen encoder: pixels or samples in, features `[count, tokens, width]` out. */
+/** An encoder: pixels or samples in, features `[count, tokens, width]` out. Frozen, unless `trained` says what is not. */
 export interface Encoder<M extends Modality = Modality> {
   readonly modality: M
   /** What the features depend on: weights, preprocessing, layer. Two encoders with one fingerprint give the same features. */
@@ -108,6 +133,10 @@ export interface Encoder<M extends Modality = Modality> {
   encode(inputs: readonly NamedTensors[], options?: { readonly signal?: AbortSignal }): Promise<Features>
   /** Absent where the encoder is a session over a file. */
   readonly graph?: EncoderGraph
+  /** Absent: nothing. */
+  readonly trained?: TrainedEncoder
+  /** The device that runs it, where it is known. */
+  readonly device?: Device
   dispose(): Promise<void>
 }
 /** float32, row-major, `data.length === count * tokens * width`. */

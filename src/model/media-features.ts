@@ -4,15 +4,17 @@ import { imageTensor } from '../media/preprocess.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
 import type { Branch } from './branches.ts'
-import type { DecodedImage, Encoder, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
+import type { DecodedImage, Encoder, EncoderUnit, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
 import type { MediaReader, ReadOptions } from './media-reader.ts'
 import { gridFeatures, gridKey, gridTokens, projectedGrid, separatorPlaces } from './token-grid.ts'
 
 /** The features of one medium. */
 export interface MediumFeatures {
   readonly modality: Modality
-  /** float32 [tokens, width]. */
+  /** float32 [tokens, width]; empty where `units` are. */
   readonly data: Float32Array
+  /** In place of features that a trained encoder is to make. */
+  readonly units?: readonly EncoderUnit[]
   /** How many of the language model's tokens they become, separators included. */
   readonly tokensOut: number
   /** Which of those tokens are separators, in order. Absent: none. */

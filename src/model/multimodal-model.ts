@@ -6,7 +6,7 @@ import { reshape } from '../graph/operators/reshape.ts'
 import type { Parameter, Trainables } from '../graph/parameters.ts'
 import { dimAt } from '../graph/tensor.ts'
 import type { GenerationOptions, GenerationRequest } from '../llm/generation.ts'
-import type { LanguageModel } from '../llm/language-model.ts'
+import type { Adapters, LanguageModel } from '../llm/language-model.ts'
 import { lower } from '../onnx/lower.ts'
 import { createSession } from '../runtime/node.ts'
 import type { DeviceRequest, Session } from '../runtime/session.ts'
@@ -72,7 +72,7 @@ export class MultimodalModel implements AsyncDisposable {
     this.#device = device
     this.mediaPaths = this.modalities.map((modality) => mediaPath(modality, this.branch(modality), llm.embeddingRms))
     this.#parameters = initialValues(this.#declared(), seed)
-    if (parameters !== undefined) this.setParameters({ ...llm.adapters?.parameters, ...parameters })
+    if (parameters !== undefined) this.setParameters({ ...this.parameters, ...parameters })
   }
 
   /** What it sees or hears, always in one order. */
@@ -85,9 +85,15 @@ export class MultimodalModel implements AsyncDisposable {
     return branchOf(this.branches, modality)
   }
 
-  /** The values of all that is trained: the projectors', by names such as `image.0.weight`, and the language model's adapters', `llm.*`. */
+  /** The values of all that is trained: the projectors', by names such as `image.0.weight`, the encoders', `image-encoder.*`, and the language model's adapters', `llm.*`. */
   get parameters(): Trainables {
-    return { ...this.#parameters, ...this.llm.adapters?.parameters }
+    return Object.assign({}, this.#parameters, ...this.#adapted.map(({ parameters }) => parameters))
+  }
+
+  /** What is trained besides projectors. */
+  get #adapted(): readonly Pick<Adapters, 'parameters' | 'setParameters'>[] {
+    const encoders = this.modalities.flatMap((modality) => this.branch(modality).encoder.trained ?? [])
+    return this.llm.adapters === undefined ? encoders : [...encoders, this.llm.adapters]
   }
 
   /** Those of the projectors alone. */
@@ -112,11 +118,9 @@ export class MultimodalModel implements AsyncDisposable {
 
   /** Values of all that is trained. @throws MODEL_PARAMETERS, ADAPTER_PARAMETERS naming the first difference. */
   setParameters(all: Trainables): void {
-    const { adapters } = this.llm
-    const adapted = Object.entries(all).filter(([name]) => adapters !== undefined && Object.hasOwn(adapters.parameters, name))
-    const values = Object.fromEntries(
-      Object.entries(all).filter(([name]) => adapters === undefined || !Object.hasOwn(adapters.parameters, name)),
-    )
+    const adapted = this.#adapted
+    const isTheirs = (name: string): boolean => adapted.some(({ parameters }) => Object.hasOwn(parameters, name))
+    const values = Object.fromEntries(Object.entries(all).filter(([name]) => !isTheirs(name)))
     for (const [name, { dims }] of Object.entries(this.#parameters)) {
       const given = values[name]
       if (given === undefined || String(given.dims) !== String(dims)) {
@@ -131,7 +135,10 @@ export class MultimodalModel implements AsyncDisposable {
     const unknown = Object.keys(values).find((name) => !Object.hasOwn(this.#parameters, name))
     if (unknown !== undefined)
       throw new ModalignError({ code: 'MODEL_PARAMETERS', field: unknown, expected: 'a parameter of this projector' })
-    adapters?.setParameters(Object.fromEntries(adapted))
+    for (const one of adapted) {
+      const { parameters } = one
+      one.setParameters(Object.fromEntries(Object.entries(all).filter(([name]) => Object.hasOwn(parameters, name))))
+    }
     this.#fresh = false
     this.#parameters = Object.fromEntries(
       Object.keys(this.#parameters).map((name) => [name, values[name] ?? { dims: [], data: new Float32Array(0) }]),

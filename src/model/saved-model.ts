@@ -1,4 +1,4 @@
-/** A trained projector on disk: `projector.safetensors`, `adapters/` of the language model where it has some, and `modalign.json`, which says what it was trained between and refuses anything else. */
+/** A trained projector on disk: `projector.safetensors`, `adapters/` of the language model and `image-encoder/` where something of them was trained, and `modalign.json`, which says what it was trained between and refuses anything else. */
 import { readFile } from 'node:fs/promises'
 import { isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
@@ -19,12 +19,15 @@ import type { Encoder, JsonObject, Modality, Projector, ProjectorDefinition } fr
 import type { MediaReader } from './media-reader.ts'
 import { compose, type MultimodalModel } from './multimodal-model.ts'
 import { gridTokens } from './token-grid.ts'
+import { loadTrainedEncoder, saveTrainedEncoder } from './trained-encoder.ts'
 
 const manifestName = 'modalign.json'
 /** One file for each modality's projector. */
 export const projectorFile = (modality: Modality): string =>
   modality === 'image' ? 'projector.safetensors' : `${modality}-projector.safetensors`
 const adaptersName = 'adapters'
+/** What is trained of an encoder. */
+const encoderFolder = (modality: Modality): string => `${modality}-encoder`
 const formatVersion = 1
 
 const jsonObject: z.ZodType<JsonObject> = z.record(z.string(), z.json())
@@ -37,6 +40,8 @@ const branchSchema = z.strictObject({
     /** Features of a medium; absent where that depends on the medium. */
     tokens: z.int().positive().optional(),
     recipe: z.strictObject({ family: z.string(), model: z.string().optional(), options: jsonObject }).optional(),
+    /** What of it was trained; the values lie in `<modality>-encoder/`. */
+    adapters: adapterSchema.optional(),
   }),
   projector: z.strictObject({ name: z.string(), options: jsonObject, tokens: z.int().positive().optional() }),
 })
@@ -70,12 +75,12 @@ export async function saveModel(model: MultimodalModel, folder: string): Promise
   const target = resolve(folder)
   await nodeFs.mkdir(target)
   const { adapters } = model.llm
-  const tensors = Object.entries(model.parameters)
-    .filter(([name]) => adapters === undefined || !Object.hasOwn(adapters.parameters, name))
-    .map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
+  const tensors = Object.entries(model.projectorParameters).map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
   for (const modality of model.modalities) {
     const own = tensors.filter(({ name }) => name.startsWith(`${modality}.`))
     await writeSafetensors(join(target, projectorFile(modality)), own, { format: 'modalign' })
+    const { encoder } = model.branch(modality)
+    if (encoder.trained !== undefined) await saveTrainedEncoder(encoder, join(target, encoderFolder(modality)))
   }
   if (adapters !== undefined) await saveAdapters(model.llm, join(target, adaptersName))
   await writeFileAtomic(join(target, manifestName), `${JSON.stringify(manifestOf(model, target), undefined, 2)}\n`)
@@ -103,7 +108,8 @@ function manifestBranch(model: MultimodalModel, modality: Modality, folder: stri
   return {
     encoder: {
       label: encoder.label,
-      fingerprint: encoder.fingerprint,
+      // Of the encoder as it was published: what is trained lies here.
+      fingerprint: (encoder.trained?.base ?? encoder).fingerprint,
       width: encoder.width,
       ...(!varies && { tokens: gridTokens(encoder.grid({})) }),
       ...(recipe && {
@@ -113,6 +119,7 @@ function manifestBranch(model: MultimodalModel, modality: Modality, folder: stri
           ...(recipe.model !== undefined && { model: portable(folder, recipe.model) }),
         },
       }),
+      ...(encoder.trained && { adapters: encoder.trained.settings }),
     },
     projector: {
       name: projector.definition.name,
@@ -130,7 +137,7 @@ export interface Catalogues {
 export interface LoadOptions extends LanguageModelOptions {
   /** In place of the language model that the manifest names; it must be the same one, without adapters. */
   readonly llm?: LanguageModel
-  /** In place of the encoders that the manifest names; each must be the same one. */
+  /** In place of the encoders that the manifest names; each must be the same one, as it was published. */
   readonly encoders?: { readonly [M in Modality]?: Encoder<M> }
   readonly reader?: MediaReader
 }
@@ -162,17 +169,31 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
       if (projector !== undefined) branches[modality] = { encoder, projector }
     }
     assertSameParts(manifest, llm, branches, file)
+    for (const { modality, saved } of named) await adaptBranch(branches, modality, saved, directory)
     const { adapters } = manifest.llm
     const adapted = adapters === undefined ? llm : await loadAdapters(llm, adapters, join(directory, adaptersName))
     const model = await compose({ ...checkedBranches(branches), llm: adapted, ...(options.reader && { reader: options.reader }) })
     const files = known.map((modality) => join(directory, projectorFile(modality)))
     const values = await Promise.all(files.map(readParameters))
-    setParameters(model, Object.assign({}, adapted.adapters?.parameters, ...values), files.join(', '))
+    setParameters(model, Object.assign({}, model.parameters, ...values), files.join(', '))
     return model
   } catch (error) {
     await Promise.all(opened.map((encoder) => encoder.dispose()))
     throw error
   }
+}
+
+/** Puts what was trained of an encoder in its place. */
+async function adaptBranch(
+  branches: Partial<Record<Modality, Branch>>,
+  modality: Modality,
+  { encoder: { adapters } }: ManifestBranch,
+  directory: string,
+): Promise<void> {
+  const branch = branches[modality]
+  if (branch === undefined || adapters === undefined) return
+  const encoder = await loadTrainedEncoder(branch.encoder, adapters, join(directory, encoderFolder(modality)))
+  branches[modality] = { ...branch, encoder }
 }
 
 function savedBranch(manifest: ModelManifest, modality: Modality, file: string): ManifestBranch {

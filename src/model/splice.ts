@@ -11,6 +11,7 @@ import { normal, ParameterScope } from '../graph/parameters.ts'
 import { dimAt, input, type Tensor } from '../graph/tensor.ts'
 import type { Modality, Projector, TokenGrid } from './contracts.ts'
 import { gridTokens, paddedTokens, projectedTokens } from './token-grid.ts'
+import { type EncodedMedia, encodedMedia, type TrainedLayers } from './trained-media.ts'
 
 /** One modality's way into the language model, as far as shapes go. */
 export interface MediaPath {
@@ -24,11 +25,13 @@ export interface MediaPath {
   readonly embeddingRms?: number
   /** Whether media have separators among their tokens: one embedding is learned for all of them. Only where media differ. Default false. */
   readonly separated?: boolean
+  /** Where the encoder is trained: its layers, which training steps have in place of the features. */
+  readonly trained?: TrainedLayers
 }
 
 export interface ProjectedMedia {
   readonly modality: Modality
-  /** One grid: `<modality>.features` [media, tokens, width]. Else also `<modality>.mask`, and the tokens counted in groups: [media, groups, group, width]. */
+  /** One grid: `<modality>.features` [media, tokens, width]. Else also `<modality>.mask`, and the tokens counted in groups: [media, groups, group, width]. A trained encoder has its own in place of the features: see {@link encodedMedia}. */
   readonly inputs: readonly Tensor[]
   /** [media, tokensOut, hiddenSize]; where media differ, the tokens of padding are among them. */
   readonly embeddings: Tensor
@@ -40,13 +43,14 @@ export interface ProjectedMedia {
 /**
  * Adds a projector to a graph. Parameters are named `<modality>.<name>`; that of separators is `<modality>.separator`, LLaVA's `image_newline`.
  *
+ * @param through `encoder`: features come from the layers of a trained encoder, if it is one; `features` (default): they are inputs.
  * @throws PROJECTOR_SHAPE if the projector gives other sizes than it declares.
  */
-export function project(path: MediaPath, outputWidth: number): ProjectedMedia {
+export function project(path: MediaPath, outputWidth: number, through: 'encoder' | 'features' = 'features'): ProjectedMedia {
   const { modality, projector, grid, embeddingRms = 1, separated = false } = path
   const { definition, options } = projector
   const scope = new ParameterScope(modality)
-  const { inputs, features, mask } = mediaInputs(path)
+  const { inputs, features, mask } = mediaInputs(path, through === 'encoder' ? path.trained : undefined)
   const embeddings = definition.build({ features: [features], ...(mask && { mask }) }, scope, {
     outputWidth,
     embeddingRms,
@@ -69,22 +73,27 @@ export function project(path: MediaPath, outputWidth: number): ProjectedMedia {
   return { modality, inputs, embeddings, scope, ...(separator && { separator }) }
 }
 
-function mediaInputs({ modality, projector, grid, width }: MediaPath): {
+function mediaInputs(
+  { modality, projector, grid, width }: MediaPath,
+  trained: TrainedLayers | undefined,
+): {
   readonly inputs: readonly Tensor[]
   readonly features: Tensor
   readonly mask?: Tensor
 } {
   const media = size(`${modality}_count`)
-  if (grid !== undefined) {
-    const features = input(`${modality}.features`, 'float32', [media, paddedTokens(projector, gridTokens(grid)), width])
+  const given = (shape: Tensor['shape']): EncodedMedia => {
+    if (trained !== undefined) return encodedMedia(modality, trained, shape)
+    const features = input(`${modality}.features`, 'float32', shape)
     return { inputs: [features], features }
   }
+  if (grid !== undefined) return given([media, paddedTokens(projector, gridTokens(grid)), width])
   // A size such as 8*groups must be read off an input where `groups` stands alone.
   const [groups, group] = [size(`${modality}_groups`), paddedTokens(projector, 1)]
-  const features = input(`${modality}.features`, 'float32', [media, groups, group, width])
+  const { inputs, features } = given([media, groups, group, width])
   const mask = input(`${modality}.mask`, 'float32', [media, groups, group])
   const tokens: Dim = multiplyDims(groups, group)
-  return { inputs: [features, mask], features: reshape(features, [media, tokens, width]), mask: reshape(mask, [media, tokens]) }
+  return { inputs: [...inputs, mask], features: reshape(features, [media, tokens, width]), mask: reshape(mask, [media, tokens]) }
 }
 
 /** What `splice` takes of one modality. */

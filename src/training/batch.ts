@@ -1,16 +1,18 @@
 /** Collation: labelled samples and their features become the inputs of one step. */
 import { ModalignError } from '../errors.ts'
 import { sourceFeeds } from '../llm/source-tokens.ts'
+import type { EncoderUnit } from '../model/contracts.ts'
 import type { MediumFeatures } from '../model/media-features.ts'
 import { stackFeatures } from '../model/media-feeds.ts'
 import type { MediaPath } from '../model/splice.ts'
+import { stackUnits } from '../model/trained-media.ts'
 import { int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { LabelledIds } from '../text/label-spans.ts'
 import { stepInputs } from './step-graph.ts'
 
 export interface BatchItem extends LabelledIds {
-  /** One for each medium of `ids`, in order: float32 [tokens, width]. */
-  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data' | 'separators'>[]
+  /** One for each medium of `ids`, in order: float32 [tokens, width], or the units of a trained encoder. */
+  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data' | 'separators' | 'units'>[]
 }
 
 export interface Batch {
@@ -127,17 +129,20 @@ function placesOf({ length, separators }: Span, first: number, separator: number
 /** Where the projected tokens of one modality go, and the features that they are made of. */
 function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors {
   const { modality, grid } = path
+  const { trained } = path
   const features: Float32Array[] = []
+  const units: (readonly EncoderUnit[])[] = []
   const spans: Span[] = []
   for (const [row, item] of items.entries()) {
     for (const [index, { part, start, length }] of item.media.entries()) {
       const own = item.features[index]
       if (part.type !== modality) continue
       features.push(own?.data ?? new Float32Array(0))
+      units.push(own?.units ?? [])
       spans.push({ row, start, length, separators: new Set(own?.separators?.filter((place) => place < length)) })
     }
   }
-  const { feeds, tokensOut } = stackFeatures(path, features)
+  const { feeds, tokensOut } = trained === undefined ? stackFeatures(path, features) : stackUnits(path, trained, units)
   const wrong = spans.find(({ length, separators }) => (grid === undefined ? length - separators.size > tokensOut : length !== tokensOut))
   if (wrong !== undefined)
     throw new ModalignError({

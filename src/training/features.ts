@@ -1,6 +1,7 @@
 /** Frozen features, computed once for each medium: kept in memory while there is room, and in a store where one is given. */
 import { createHash } from 'node:crypto'
 import { ModalignError, unreachable } from '../errors.ts'
+import type { TrainedEncoder } from '../model/contracts.ts'
 import { encodeMedia, type MediumFeatures, type PreparedMedium, prepareMedium, projectedPlaces } from '../model/media-features.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
@@ -10,6 +11,8 @@ import { contentDigest } from './content-digest.ts'
 import type { FeatureKey, FeatureStore, PackedFeatures } from './feature-store.ts'
 
 export interface FeatureMemoryOptions extends ReadOptions {
+  /** Features of media whose encoder is trained, too, as its present weights give them. Default false: those media have units, which the step encodes. */
+  readonly encodeTrained?: boolean
   /** Features beyond this are computed again when they are needed again. Default 2 GiB. */
   readonly maxBytes?: number
   /** Features of earlier runs are read here, and new ones written. It stays the caller's, who closes it. */
@@ -18,10 +21,15 @@ export interface FeatureMemoryOptions extends ReadOptions {
   readonly onStoreError?: (error: ModalignError) => void
 }
 
-/** Features of media by where they come from. Paths are taken as unchanging for as long as this lives: one run. */
+/**
+ * Features of media by where they come from, or what a trained encoder takes of them. Paths are taken as unchanging for as long as this lives: one run.
+ *
+ * @throws FEATURES_NOT_FROZEN for a store of features that training changes
+ */
 export class FeatureMemory {
   readonly #model: MultimodalModel
   readonly #options: ReadOptions
+  readonly #encodeTrained: boolean
   readonly #maxBytes: number
   readonly #store: FeatureStore | undefined
   readonly #onStoreError: ((error: ModalignError) => void) | undefined
@@ -31,9 +39,20 @@ export class FeatureMemory {
   readonly #unusable = new Map<string, ModalignError>()
   #bytes = 0
 
-  constructor(model: MultimodalModel, { maxBytes = 2 ** 31, store, onStoreError, ...options }: FeatureMemoryOptions = {}) {
+  constructor(model: MultimodalModel, options: FeatureMemoryOptions = {}) {
+    const { maxBytes = 2 ** 31, store, onStoreError, encodeTrained = false, ...reading } = options
+    const trained = model.modalities.map((modality) => model.branch(modality).encoder).find((encoder) => encoder.trained !== undefined)
+    if (store !== undefined && trained !== undefined)
+      throw new ModalignError({
+        code: 'FEATURES_NOT_FROZEN',
+        file: store.folder,
+        got: `${trained.label}, of which something is trained`,
+        expected: 'encoders that are frozen: features of others change from step to step',
+        hint: 'leave out the feature store, or `trainable` of the encoder',
+      })
     this.#model = model
-    this.#options = options
+    this.#options = reading
+    this.#encodeTrained = encodeTrained
     this.#maxBytes = maxBytes
     this.#store = store
     this.#onStoreError = onStoreError
@@ -80,9 +99,10 @@ export class FeatureMemory {
     }
     await this.#keep(packed)
     for (const [key, features] of fresh) {
-      if (this.#bytes + features.data.byteLength > this.#maxBytes) continue
+      const bytes = bytesOf(features)
+      if (this.#bytes + bytes > this.#maxBytes) continue
       this.#known.set(key, features)
-      this.#bytes += features.data.byteLength
+      this.#bytes += bytes
     }
     return keys.map((key) => this.#known.get(key) ?? fresh.get(key) ?? this.#unusable.get(key) ?? unreachable('a medium was forgotten'))
   }
@@ -90,8 +110,11 @@ export class FeatureMemory {
   async #found(part: MediaPart): Promise<Found> {
     const branch = this.#model.branch(part.type)
     try {
-      if (this.#store === undefined) return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options) }
       const { encoder, projector } = branch
+      if (this.#store === undefined) {
+        const medium = await prepareMedium(branch, this.#model.reader, part, this.#options)
+        return encoder.trained === undefined || this.#encodeTrained ? { medium } : { features: unitsOf(medium, encoder.trained) }
+      }
       const content = await contentDigest(part.source, this.#options)
       const stored: FeatureKey = { modality: part.type, content, region: part.region, encoder: encoder.fingerprint, width: encoder.width }
       const known = this.#store.get(stored)
@@ -126,6 +149,16 @@ interface Prepared {
   readonly stored?: FeatureKey
 }
 type Found = Prepared | { readonly features: MediumFeatures } | { readonly error: ModalignError }
+
+/** What the step is to encode. */
+function unitsOf({ modality, inputs, tokensOut, separators }: PreparedMedium, { graph }: TrainedEncoder): MediumFeatures {
+  const units = graph.units(inputs)
+  return { modality, data: new Float32Array(0), units, tokensOut, ...(separators !== undefined && { separators }) }
+}
+
+function bytesOf({ data, units = [] }: MediumFeatures): number {
+  return units.reduce((sum, { value }) => sum + value.data.byteLength, data.byteLength)
+}
 
 /** Samples that are read again bring their bytes anew: those are told by what they hold. */
 function keyOf({ type, source, region }: MediaPart): string {

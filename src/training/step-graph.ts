@@ -1,4 +1,4 @@
-/** One training step as one graph: projectors, splice, decoder, head and loss, and the gradients of what is trained. */
+/** One training step as one graph: encoders that are trained, projectors, splice, decoder, head and loss, and the gradients of what is trained. */
 import { linearCrossEntropy } from '../graph/composites/cross-entropy.ts'
 import { size } from '../graph/dim.ts'
 import { gradients } from '../graph/gradients.ts'
@@ -16,7 +16,7 @@ import { type LoweredModel, lower } from '../onnx/lower.ts'
 export interface StepGraphRequest {
   readonly decoder: Decoder
   readonly media: readonly MediaPath[]
-  /** Parameters outside of the projectors that are trained too. */
+  /** Parameters that are trained too, beside the projectors', the encoders' and the language model's. */
   readonly trainables?: readonly Parameter[]
   /** Into how many parts the supervised rows are cut for the head. Default 4. */
   readonly headChunks?: number
@@ -71,7 +71,7 @@ export function stepGraph({
   const labels = input(stepInputs.labels, 'int64', [headChunks, rows])
   const rowWeights = input(stepInputs.rowWeights, 'float32', [headChunks, rows])
 
-  const projected = media.map((path) => ({ path, ...project(path, decoder.hiddenSize) }))
+  const projected = media.map((path) => ({ path, ...project(path, decoder.hiddenSize, 'encoder') }))
   const mediaPlaced = projected.map(({ path, ...one }) => placed(path, one))
   const { trained } = decoder
   const spliced = splice(decoder.embed(ids), [
@@ -90,7 +90,12 @@ export function stepGraph({
     softcap: decoder.logitSoftcap,
   })
 
-  const parameters = [...projected.flatMap(({ scope }) => scope.parameters), ...(trained?.parameters ?? []), ...trainables]
+  const parameters = [
+    ...projected.flatMap(({ scope }) => scope.parameters),
+    ...media.flatMap((path) => path.trained?.declared ?? []),
+    ...(trained?.parameters ?? []),
+    ...trainables,
+  ]
   const derivatives: readonly Tensor[] = wanted
     ? gradients(
         sum,

@@ -1,4 +1,4 @@
-/** Tuning a projector, and what `adapt` makes trainable of the language model, on instruction data. */
+/** Tuning a projector, and what `adapt` and `adaptEncoder` make trainable of the models around it, on instruction data. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -27,7 +27,7 @@ import { openTrainer, type WorkerTrainer } from './worker-trainer.ts'
 export { type TuneOptions, type TuneSettings, type TuneSummary, tuneOptionsSchema } from './tune-options.ts'
 
 /**
- * Tunes a model's projector, and its language model's adapters where it has some (see `adapt`). Yields one row of metrics for each update, the same that go to `metrics.jsonl`; the model's parameters are the trained ones at the end.
+ * Tunes a model's projector, and what is trained of its language model and encoders (see `adapt`, `adaptEncoder`). Yields one row of metrics for each update, the same that go to `metrics.jsonl`; the model's parameters are the trained ones at the end.
  *
  * Loss and gradients are sums over the supervised tokens of the whole accumulation window divided by their number. The same options, data and seed give the same run;
  * a run that was interrupted and resumed ends as if it had not been. Evaluations between the steps change none of that, and need no memory beside the steps' own.
@@ -61,7 +61,10 @@ export async function* tune(
   checkSameRun(from, fingerprint)
   // No signal: an abort ends the run between steps, with a checkpoint, and reading goes on until then.
   const memory = features ?? new FeatureMemory(model, { root: prepared.root })
-  if (from === undefined && model.needsStatistics) model.setStatistics(await statisticsSample(memory, prepared.samples, plan.seed))
+  if (from === undefined && model.needsStatistics) {
+    const encoded = isFrozen(model) ? memory : new FeatureMemory(model, { root: prepared.root, encodeTrained: true })
+    model.setStatistics(await statisticsSample(encoded, prepared.samples, plan.seed))
+  }
   const graph = stepGraph({ decoder: model.llm.decoder, media: model.mediaPaths })
   const { bytes, externalRoot, externalData } = graph.model
   const place = { device: settings.device ?? 'auto', ...withoutUndefined({ threads: settings.threads }) } as const
@@ -219,6 +222,11 @@ async function evaluated(
   }
 }
 
+/** Whether no encoder is trained. */
+function isFrozen(model: MultimodalModel): boolean {
+  return model.modalities.every((modality) => model.branch(modality).encoder.trained === undefined)
+}
+
 const mostForStatistics = 1024
 const readAtOnce = 32
 
@@ -260,7 +268,9 @@ function runFingerprint(model: MultimodalModel, { fingerprint }: Prepared, setti
   } = settings
   const branches = model.modalities.map((modality) => {
     const { encoder, projector } = model.branch(modality)
-    return [modality, encoder.fingerprint, projector.definition.name, projector.options]
+    const { trained } = encoder
+    const own = [modality, (trained?.base ?? encoder).fingerprint, projector.definition.name, projector.options]
+    return trained === undefined ? own : [...own, trained.settings]
   })
   return createHash('sha256')
     .update(

@@ -1,14 +1,14 @@
 /** Language models of which something is trained: LoRA, soft prompts, weights of their own. */
 import { ModalignError } from '../../errors.ts'
 import { initialValue } from '../../graph/initial-values.ts'
-import type { Parameter, Trainables, TrainableValue } from '../../graph/parameters.ts'
-import { integers, type Tensor, weight } from '../../graph/tensor.ts'
+import type { Trainables, TrainableValue } from '../../graph/parameters.ts'
+import { integers, type Tensor } from '../../graph/tensor.ts'
 import { lower } from '../../onnx/lower.ts'
 import { createSession } from '../../runtime/node.ts'
-import { elementCount } from '../../tensors.ts'
 import type { Decoder, PresentValues, WeightLookup } from '../decoder.ts'
 import type { Adapters, LanguageModel } from '../language-model.ts'
-import { type AdapterPlan, adaptedDecoder, dropoutOf, planAdapters } from './plan.ts'
+import { checkedValues, presentWeights, valueIn } from './parameter-values.ts'
+import { type AdapterPlan, adaptedDecoder, dropoutOf, planAdapters, type WeightPlan } from './plan.ts'
 import { type AdapterOptions, type AdapterSettings, parseAdapterOptions } from './settings.ts'
 
 export interface AdaptOptions extends AdapterOptions {
@@ -20,9 +20,6 @@ export interface AdaptOptions extends AdapterOptions {
 export interface AdaptedLanguageModel extends LanguageModel {
   readonly adapters: Adapters
 }
-
-/** Values of everything that is trained, to be written into one model: beyond this many bytes they do not fit. */
-const largestPresentBytes = 1.9e9
 
 /**
  * A language model with adapters, for `compose` and `tune`, or to generate with. The model given stays as it is.
@@ -41,7 +38,7 @@ export async function adapt(llm: LanguageModel, { seed = 0, ...options }: AdaptO
   const { adapted, plan } = prepared(llm, settings)
   const values: Record<string, TrainableValue> = {}
   for (const parameter of plan.parameters) values[parameter.name] = initialValue(parameter, seed)
-  Object.assign(values, await checkpointValues(llm, plan), await promptValue(llm, plan))
+  Object.assign(values, await checkpointValues(llm.build, plan), await promptValue(llm, plan))
   adapted.adapters.setParameters(values)
   return adapted
 }
@@ -101,17 +98,7 @@ class AdapterValues implements Adapters {
   }
 
   setParameters(values: Trainables): void {
-    const refuse = (field: string, got: string, expected: string): ModalignError =>
-      new ModalignError({ code: 'ADAPTER_PARAMETERS', field, got, expected })
-    for (const { name, shape } of this.#plan.parameters) {
-      const dims = Object.hasOwn(values, name) ? values[name]?.dims : undefined
-      if (String(dims) !== String(shape))
-        throw refuse(name, dims === undefined ? 'nothing' : `[${dims.join(', ')}]`, `[${shape.join(', ')}]`)
-    }
-    const known = new Set(this.#plan.parameters.map(({ name }) => name))
-    const unknown = Object.keys(values).find((name) => !known.has(name))
-    if (unknown !== undefined) throw refuse(unknown, 'a value', 'a parameter of these adapters')
-    this.#values = Object.fromEntries(this.#plan.parameters.map(({ name }) => [name, valueIn(values, name)]))
+    this.#values = checkedValues(this.#plan.parameters, values)
     this.#present = undefined
   }
 
@@ -121,39 +108,27 @@ class AdapterValues implements Adapters {
   }
 
   #frozen(): PresentValues {
-    const bytes = 4 * this.#plan.parameters.reduce((sum, { shape }) => sum + elementCount(shape), 0)
-    if (bytes > largestPresentBytes)
-      throw new ModalignError({
-        code: 'ADAPTER_TOO_LARGE',
-        got: `${bytes} bytes of trained values`,
-        expected: `at most ${largestPresentBytes} to generate with`,
-        hint: 'mergeAdapters writes them into a checkpoint, which has no such limit',
-      })
-    const tensors = new Map<string, Tensor>()
-    const tensorOf = ({ name, shape }: Parameter): Tensor => {
-      const { dims, data } = valueIn(this.#values, name)
-      const tensor = tensors.get(name) ?? weight(name, 'float32', shape, { kind: 'memory', value: { dtype: 'float32', dims, data } })
-      tensors.set(name, tensor)
-      return tensor
-    }
     const { softPrompt } = this.#plan
     return {
-      decoder: adaptedDecoder(this.#llm.build, this.#plan, tensorOf),
+      decoder: adaptedDecoder(this.#llm.build, this.#plan, presentWeights(this.#plan.parameters, this.#values)),
       softPrompt: softPrompt === undefined ? new Float32Array(0) : valueIn(this.#values, softPrompt.name).data,
     }
   }
 }
 
-/** Unfrozen weights begin as the checkpoint has them; through a session, because some checkpoints hold them in blocks. */
-async function checkpointValues(llm: LanguageModel, { unfrozen }: AdapterPlan): Promise<Trainables> {
+/** Unfrozen weights begin as the checkpoint has them; through a session, because some checkpoints hold them in blocks. `build`: what is called with the lookup. */
+export async function checkpointValues(
+  build: (change: (lookup: WeightLookup) => WeightLookup) => unknown,
+  { unfrozen }: WeightPlan,
+): Promise<Trainables> {
   if (unfrozen.size === 0) return {}
   const tensors = new Map<string, Tensor>()
   let looked: WeightLookup | undefined
-  llm.build((lookup) => {
+  build((lookup) => {
     looked = lookup
     return lookup
   })
-  if (looked === undefined) throw new Error('internal: a decoder without weights')
+  if (looked === undefined) throw new Error('internal: a model without weights')
   for (const [name, { shape }] of unfrozen) tensors.set(name, looked(name, shape))
   const read = await evaluated(Object.fromEntries(tensors))
   return Object.fromEntries([...unfrozen].map(([name, { name: parameter }]) => [parameter, valueIn(read, name)]))
@@ -194,11 +169,4 @@ async function evaluated(tensors: Readonly<Record<string, Tensor>>): Promise<Tra
     found[name] = { dims: output.dims, data: output.data }
   }
   return found
-}
-
-/** The value of a parameter that is there. */
-export function valueIn(values: Trainables, name: string): TrainableValue {
-  const value = Object.hasOwn(values, name) ? values[name] : undefined
-  if (value === undefined) throw new Error(`internal: no value of ${name}`)
-  return value
 }

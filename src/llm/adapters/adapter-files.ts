@@ -1,17 +1,18 @@
 /** Adapters on disk: PEFT's folders, and checkpoints with adapters merged in. */
 import { join, resolve } from 'node:path'
 import { ModalignError } from '../../errors.ts'
-import type { TrainableValue } from '../../graph/parameters.ts'
+import type { Trainables, TrainableValue } from '../../graph/parameters.ts'
 import { nodeFs } from '../../io/fs-ops.ts'
 import { float32Tensor } from '../../tensors.ts'
 import { openCheckpoint } from '../../weights/checkpoint.ts'
 import { toFloat32 } from '../../weights/float16.ts'
 import { openSafetensors, writeSafetensors } from '../../weights/safetensors.ts'
 import type { Adapters, LanguageModel } from '../language-model.ts'
-import { type AdaptedLanguageModel, adaptedWith, valueIn } from './adapt.ts'
+import { type AdaptedLanguageModel, adaptedWith } from './adapt.ts'
 import { restoreOriginals, type WeightChange, writeChanged } from './merged-checkpoint.ts'
-import { type PeftBase, readPeft, writePeftLora, writePeftPrompt } from './peft.ts'
-import { type AdapterPlan, planAdapters, scopeName } from './plan.ts'
+import { valueIn } from './parameter-values.ts'
+import { type PeftBase, type PeftPromptBase, readPeft, writePeftLora, writePeftPrompt } from './peft.ts'
+import { type AdapterPlan, planAdapters, scopeName, type WeightPlan, type WeightSettings } from './plan.ts'
 import { type AdapterSettings, loraScale } from './settings.ts'
 
 /**
@@ -63,8 +64,10 @@ export async function saveAdapters(llm: LanguageModel, folder: string): Promise<
   const { settings, parameters } = adaptersOf(llm)
   if (settings.lora !== undefined) await saveLora(llm, join(folder, parts.lora))
   if (settings.softPrompt !== undefined) await saveSoftPrompt(llm, join(folder, parts.softPrompt))
-  if (settings.unfreeze === undefined) return
-  const { unfrozen } = planAdapters(llm.build, settings, llm.embeddingRms)
+  if (settings.unfreeze !== undefined) await saveUnfrozen(planAdapters(llm.build, settings, llm.embeddingRms), parameters, folder)
+}
+
+async function saveUnfrozen({ unfrozen }: WeightPlan, parameters: Trainables, folder: string): Promise<void> {
   const tensors = [...unfrozen].map(([name, parameter]) => {
     const { data, dims } = valueIn(parameters, parameter.name)
     return { name, value: float32Tensor(data, dims) }
@@ -73,15 +76,28 @@ export async function saveAdapters(llm: LanguageModel, folder: string): Promise<
   await writeSafetensors(join(folder, parts.unfrozen), tensors, { format: 'pt' })
 }
 
-/** A model with the adapters that {@link saveAdapters} wrote. @throws ADAPTER_*, SAFETENSORS_* */
-export async function loadAdapters(llm: LanguageModel, settings: AdapterSettings, folder: string): Promise<AdaptedLanguageModel> {
+/** Writes what is trained of weights other than a language model's: `lora/` as PEFT has it, and `unfrozen.safetensors`. @throws what writing throws */
+export async function saveWeights(plan: WeightPlan, scope: string, parameters: Trainables, base: PeftBase, folder: string): Promise<void> {
+  if (plan.settings.lora !== undefined)
+    await writePeftLora(join(folder, parts.lora), plan.settings.lora, [...plan.lora.keys()], parameters, base, scope)
+  if (plan.settings.unfreeze !== undefined) await saveUnfrozen(plan, parameters, folder)
+}
+
+/** What {@link saveWeights} wrote, by the names of parameters in `scope`. @throws ADAPTER_*, SAFETENSORS_* */
+export async function loadWeights(settings: WeightSettings, scope: string, folder: string): Promise<Trainables> {
   const values: Record<string, TrainableValue> = {}
-  if (settings.lora !== undefined) Object.assign(values, (await readPeft(join(folder, parts.lora))).values)
-  if (settings.softPrompt !== undefined) Object.assign(values, (await readPeft(join(folder, parts.softPrompt))).values)
+  if (settings.lora !== undefined) Object.assign(values, (await readPeft(join(folder, parts.lora), scope)).values)
   if (settings.unfreeze !== undefined) {
     const file = await openSafetensors(join(folder, parts.unfrozen))
-    for (const [name, { shape }] of file.tensors) values[`${scopeName}.${name}`] = { dims: shape, data: toFloat32(await file.read(name)) }
+    for (const [name, { shape }] of file.tensors) values[`${scope}.${name}`] = { dims: shape, data: toFloat32(await file.read(name)) }
   }
+  return values
+}
+
+/** A model with the adapters that {@link saveAdapters} wrote. @throws ADAPTER_*, SAFETENSORS_* */
+export async function loadAdapters(llm: LanguageModel, settings: AdapterSettings, folder: string): Promise<AdaptedLanguageModel> {
+  const values: Record<string, TrainableValue> = { ...(await loadWeights(settings, scopeName, folder)) }
+  if (settings.softPrompt !== undefined) Object.assign(values, (await readPeft(join(folder, parts.softPrompt))).values)
   return adaptedWith(llm, settings, values, folder)
 }
 
@@ -168,12 +184,12 @@ function withProduct(
   return changed
 }
 
-function peftBase({ folder, decoder }: LanguageModel, plan?: AdapterPlan): PeftBase {
+function peftBase({ folder, decoder }: LanguageModel, plan?: AdapterPlan): PeftPromptBase {
   return {
     name: folder,
     hiddenSize: decoder.hiddenSize,
     layers: decoder.layers,
-    hasEncoder: decoder.hasEncoder === true,
+    taskType: decoder.hasEncoder === true ? 'SEQ_2_SEQ_LM' : 'CAUSAL_LM',
     fanInFanOut: [...(plan?.lora.values() ?? [])].some(({ layer }) => layer.layout === 'in-out'),
   }
 }

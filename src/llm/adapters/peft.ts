@@ -20,7 +20,6 @@ const largestConfigBytes = 4 * 2 ** 20
 /** What PEFT puts before a module's path: its own wrapper, and the adapter's inside of it. */
 const wrapper = 'base_model.model.'
 const promptKey = 'prompt_embeddings'
-const ours = `${scopeName}.`
 
 export interface PeftAdapter {
   readonly settings: AdapterSettings
@@ -71,9 +70,11 @@ const peftConfig = z.discriminatedUnion('peft_type', [loraConfig, promptConfig])
 /**
  * Reads an adapter folder: LoRA, or prompt tuning.
  *
+ * @param scope of the parameters' names; default: the language model's.
+ *
  * @throws ADAPTER_MISSING (no adapter there), ADAPTER_CONFIG (malformed, or a kind that is not supported), ADAPTER_WEIGHTS, and what `openSafetensors` throws.
  */
-export async function readPeft(folder: string): Promise<PeftAdapter> {
+export async function readPeft(folder: string, scope = scopeName): Promise<PeftAdapter> {
   const file = join(resolve(folder), configName)
   const config = await readJson(file, largestConfigBytes)
   if (config === undefined) throw await missing(folder)
@@ -91,10 +92,10 @@ export async function readPeft(folder: string): Promise<PeftAdapter> {
     })
   }
   const weights = await openSafetensors(join(resolve(folder), weightsName))
-  return parsed.data.peft_type === 'LORA' ? readLora(parsed.data, weights) : readPrompt(parsed.data, weights)
+  return parsed.data.peft_type === 'LORA' ? readLora(parsed.data, weights, scope) : readPrompt(parsed.data, weights)
 }
 
-async function readLora(config: z.output<typeof loraConfig>, weights: SafetensorsFile): Promise<PeftAdapter> {
+async function readLora(config: z.output<typeof loraConfig>, weights: SafetensorsFile, scope: string): Promise<PeftAdapter> {
   const values: Record<string, Trainables[string]> = {}
   const halves = new Map<string, Set<string>>()
   for (const [key, { shape }] of weights.tensors) {
@@ -104,7 +105,7 @@ async function readLora(config: z.output<typeof loraConfig>, weights: Safetensor
       throw damaged(weights, key, 'another tensor', 'lora_A and lora_B of linear layers alone')
     if (shape.length !== 2 || shape[half === 'A' ? 0 : 1] !== config.r)
       throw damaged(weights, key, `[${shape.join(', ')}]`, half === 'A' ? `[${config.r}, in]` : `[out, ${config.r}]`)
-    values[`${ours}${module}.lora_${half}.weight`] = { dims: shape, data: await finite(weights, key) }
+    values[`${scope}.${module}.lora_${half}.weight`] = { dims: shape, data: await finite(weights, key) }
     halves.set(module, (halves.get(module) ?? new Set()).add(half))
   }
   for (const [module, found] of halves)
@@ -121,7 +122,7 @@ async function readPrompt(config: z.output<typeof promptConfig>, weights: Safete
     throw damaged(weights, promptKey, found === undefined ? 'nothing' : `[${found.shape.join(', ')}]`, `[${dims.join(', ')}]`)
   return {
     settings: { softPrompt: softPromptSchema.parse({ tokens: config.num_virtual_tokens }) },
-    values: { [`${ours}${promptKey}`]: { dims, data: await finite(weights, promptKey) } },
+    values: { [`${scopeName}.${promptKey}`]: { dims, data: await finite(weights, promptKey) } },
   }
 }
 
@@ -136,13 +137,16 @@ async function finite(weights: SafetensorsFile, key: string): Promise<Float32Arr
 export interface PeftBase {
   /** A path, or a name on the Hugging Face Hub. */
   readonly name: string
+  /** PEFT's kind of task. Null: none, as for models that are no language models. */
+  readonly taskType: 'CAUSAL_LM' | 'SEQ_2_SEQ_LM' | null
+  /** Whether the weights of the layers lie [in, out]. */
+  readonly fanInFanOut: boolean
+}
+/** What a folder with a soft prompt says, too. */
+export interface PeftPromptBase extends PeftBase {
   readonly hiddenSize: number
   readonly layers: number
   readonly heads?: number
-  /** Whether the decoder has an encoder before it. */
-  readonly hasEncoder: boolean
-  /** Whether the weights of the layers lie [in, out]. */
-  readonly fanInFanOut: boolean
 }
 
 /**
@@ -154,10 +158,11 @@ export async function writePeftLora(
   modules: readonly string[],
   values: Trainables,
   base: PeftBase,
+  scope = scopeName,
 ): Promise<void> {
   const { rank, alpha = rank, dropout, rslora } = settings
   const tensors = modules.flatMap((module) => ['lora_A.weight', 'lora_B.weight'].map((half) => `${module}.${half}`))
-  await writeFolder(folder, Object.fromEntries(tensors.map((name) => [`${wrapper}${name}`, `${ours}${name}`])), values, {
+  await writeFolder(folder, Object.fromEntries(tensors.map((name) => [`${wrapper}${name}`, `${scope}.${name}`])), values, {
     ...common(base),
     peft_type: 'LORA',
     r: rank,
@@ -174,8 +179,8 @@ export async function writePeftLora(
 }
 
 /** Writes a soft prompt, as PEFT's prompt tuning has it. */
-export async function writePeftPrompt(folder: string, tokens: number, values: Trainables, base: PeftBase): Promise<void> {
-  await writeFolder(folder, { [promptKey]: `${ours}${promptKey}` }, values, {
+export async function writePeftPrompt(folder: string, tokens: number, values: Trainables, base: PeftPromptBase): Promise<void> {
+  await writeFolder(folder, { [promptKey]: `${scopeName}.${promptKey}` }, values, {
     ...common(base),
     peft_type: 'PROMPT_TUNING',
     num_virtual_tokens: tokens,
@@ -189,8 +194,8 @@ export async function writePeftPrompt(folder: string, tokens: number, values: Tr
   })
 }
 
-function common({ name, hasEncoder }: PeftBase): Readonly<Record<string, unknown>> {
-  return { base_model_name_or_path: name, task_type: hasEncoder ? 'SEQ_2_SEQ_LM' : 'CAUSAL_LM', inference_mode: true, revision: null }
+function common({ name, taskType }: PeftBase): Readonly<Record<string, unknown>> {
+  return { base_model_name_or_path: name, task_type: taskType, inference_mode: true, revision: null }
 }
 
 async function writeFolder(

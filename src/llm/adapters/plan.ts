@@ -18,12 +18,18 @@ export interface LoraLayer {
   readonly b: Parameter
 }
 
-export interface AdapterPlan {
-  readonly settings: AdapterSettings
+/** What is trained of weights, whatever model they are of. */
+export interface WeightPlan {
+  readonly settings: WeightSettings
   /** By module. */
   readonly lora: ReadonlyMap<string, LoraLayer>
   /** By the weight's name in the checkpoint. */
   readonly unfrozen: ReadonlyMap<string, Parameter>
+}
+export type WeightSettings = Pick<AdapterSettings, 'lora' | 'unfreeze'>
+
+export interface AdapterPlan extends WeightPlan {
+  readonly settings: AdapterSettings
   readonly softPrompt: Parameter | undefined
   /** All of them, in a fixed order. */
   readonly parameters: readonly Parameter[]
@@ -38,8 +44,20 @@ export const scopeName = 'llm'
  * @throws ADAPTER_TARGET for a name or pattern that chooses nothing.
  */
 export function planAdapters(build: BuildDecoder, settings: AdapterSettings, embeddingRms: number): AdapterPlan {
-  const { decoder, layers, weights } = traceDecoder(build)
+  const { decoder, ...trace } = traceDecoder(build)
   const scope = new ParameterScope(scopeName)
+  const { lora, unfrozen } = planWeights(trace, settings, scope)
+  const softPrompt =
+    settings.softPrompt && declared(scope, 'prompt_embeddings', [settings.softPrompt.tokens, decoder.hiddenSize], normal(embeddingRms))
+  return { settings, lora, unfrozen, softPrompt, parameters: scope.parameters, weights: trace.weights }
+}
+
+/**
+ * Declares the parameters in `scope`.
+ *
+ * @throws ADAPTER_TARGET for a name or pattern that chooses nothing.
+ */
+export function planWeights({ layers, weights }: WeightTrace, settings: WeightSettings, scope: ParameterScope): WeightPlan {
   const lora = new Map<string, LoraLayer>()
   if (settings.lora !== undefined) {
     const { rank, targets } = settings.lora
@@ -58,9 +76,7 @@ export function planAdapters(build: BuildDecoder, settings: AdapterSettings, emb
     for (const name of matchingWeights(settings.unfreeze, [...weights.keys()]))
       unfrozen.set(name, declared(scope, name, weights.get(name) ?? [], filled(0)))
   }
-  const softPrompt =
-    settings.softPrompt && declared(scope, 'prompt_embeddings', [settings.softPrompt.tokens, decoder.hiddenSize], normal(embeddingRms))
-  return { settings, lora, unfrozen, softPrompt, parameters: scope.parameters, weights }
+  return { settings, lora, unfrozen }
 }
 
 function declared(scope: ParameterScope, name: string, shape: readonly number[], initializer: Parameter['initializer']): Parameter {
@@ -68,17 +84,20 @@ function declared(scope: ParameterScope, name: string, shape: readonly number[],
   return { name: scope.path === '' ? name : `${scope.path}.${name}`, shape, initializer, tensor }
 }
 
-export interface DecoderTrace {
-  readonly decoder: Decoder
+/** What building a model asked for: its linear layers by module, and the shapes of its weights by their names in the checkpoint. */
+export interface WeightTrace {
   readonly layers: ReadonlyMap<string, LinearLayer>
   readonly weights: ReadonlyMap<string, readonly number[]>
 }
+export interface DecoderTrace extends WeightTrace {
+  readonly decoder: Decoder
+}
 
-/** What a decoder asks for when it is built and applied once. */
-export function traceDecoder(build: BuildDecoder): DecoderTrace {
+/** A trace that fills while a model is built with `change`. */
+export function traceWeights(): WeightTrace & { readonly change: (lookup: WeightLookup) => WeightLookup } {
   const layers = new Map<string, LinearLayer>()
   const weights = new Map<string, readonly number[]>()
-  const decoder = build((lookup) =>
+  const change = (lookup: WeightLookup): WeightLookup =>
     changedLookup(lookup, {
       weight(name, shape) {
         weights.set(name, shape)
@@ -88,8 +107,14 @@ export function traceDecoder(build: BuildDecoder): DecoderTrace {
         layers.set(layer.module, layer)
         return plain()
       },
-    }),
-  )
+    })
+  return { layers, weights, change }
+}
+
+/** What a decoder asks for when it is built and applied once. */
+export function traceDecoder(build: BuildDecoder): DecoderTrace {
+  const { change, layers, weights } = traceWeights()
+  const decoder = build(change)
   const ids = input('ids', 'int64', [size('batch'), size('tokens')])
   const context: DecodeContext = {
     positions: input('positions', 'int64', [size('batch'), size('tokens')]),
@@ -110,29 +135,10 @@ export function traceDecoder(build: BuildDecoder): DecoderTrace {
  *
  * @param value what stands for a parameter in the graph: its input (training), or its present value (generation).
  */
-export function adaptedDecoder(
-  build: BuildDecoder,
-  { lora, unfrozen, settings }: AdapterPlan,
-  value: (parameter: Parameter) => Tensor,
-): Decoder {
+export function adaptedDecoder(build: BuildDecoder, plan: AdapterPlan, value: (parameter: Parameter) => Tensor): Decoder {
   // Building a graph is synchronous: what a call of `decode` was given holds for every layer that it makes.
   let dropout: DropoutInputs | undefined
-  const inner = build((lookup) =>
-    changedLookup(lookup, {
-      weight(name, shape) {
-        const parameter = unfrozen.get(name)
-        return parameter === undefined ? lookup(name, shape) : value(parameter)
-      },
-      linear(x, layer, plain) {
-        const product = lookup.linear === undefined || unfrozen.has(layer.weight) ? plain() : lookup.linear(x, layer, plain)
-        const own = lora.get(layer.module)
-        if (own === undefined || settings.lora === undefined) return product
-        const kept = dropout === undefined ? x : dropped(x, layer.module, dropout)
-        const low = mul(matmulTransposed(kept, value(own.a)), loraScale(settings.lora))
-        return add(product, matmulTransposed(low, value(own.b)))
-      },
-    }),
-  )
+  const inner = build(adaptedWeights(plan, value, () => dropout))
   return {
     ...inner,
     decode(inputsEmbeds, context) {
@@ -144,6 +150,35 @@ export function adaptedDecoder(
       }
     },
   }
+}
+
+/**
+ * The lookup with a plan's parameters in place.
+ *
+ * @param value what stands for a parameter in the graph.
+ * @param dropout what applies when a layer is made.
+ */
+export function adaptedWeights(
+  { lora, unfrozen, settings }: WeightPlan,
+  value: (parameter: Parameter) => Tensor,
+  dropout: () => DropoutInputs | undefined = () => undefined,
+): (lookup: WeightLookup) => WeightLookup {
+  return (lookup) =>
+    changedLookup(lookup, {
+      weight(name, shape) {
+        const parameter = unfrozen.get(name)
+        return parameter === undefined ? lookup(name, shape) : value(parameter)
+      },
+      linear(x, layer, plain) {
+        const product = lookup.linear === undefined || unfrozen.has(layer.weight) ? plain() : lookup.linear(x, layer, plain)
+        const own = lora.get(layer.module)
+        if (own === undefined || settings.lora === undefined) return product
+        const inputs = dropout()
+        const kept = inputs === undefined ? x : dropped(x, layer.module, inputs)
+        const low = mul(matmulTransposed(kept, value(own.a)), loraScale(settings.lora))
+        return add(product, matmulTransposed(low, value(own.b)))
+      },
+    })
 }
 
 /** What `TrainedParts` says of dropout; undefined where there is none. */
