@@ -2,11 +2,10 @@
  * A cache that stays outside the graph. ONNX Runtime's GroupQueryAttention gives the whole cache back at every call, and the binding copies what it gives: at eight rows that takes
  * longer than the model. Here only the new places come out, and the caller writes them where they belong.
  */
-import { clone } from '@bufbuild/protobuf'
 import { makeNode, makeValueInfo } from '../onnx/build.ts'
-import { encodeModel } from '../onnx/codec.ts'
-import type { LoweredModel } from '../onnx/lower.ts'
-import { type GraphProto, ModelProtoSchema } from '../onnx/onnx_pb.ts'
+import { withFields } from '../onnx/codec.ts'
+import { type LoweredModel, withModel } from '../onnx/lower.ts'
+import type { GraphProto } from '../onnx/onnx_pb.ts'
 import type { Decoder } from './decoder.ts'
 
 /** int64 [batch, kvHeads, tokens, 3]: row, head and place of every new key and value. */
@@ -16,19 +15,13 @@ export const freshCache = 'cache.fresh'
 
 /** The same graph with {@link freshCache} in place of its `present` outputs, where all of them are GroupQueryAttention's; otherwise undefined. */
 export function appendingCache(lowered: LoweredModel, decoder: Pick<Decoder, 'kvHeads' | 'headDim'>): LoweredModel | undefined {
-  const model = clone(ModelProtoSchema, lowered.model)
-  const { graph } = model
+  const { graph } = lowered.model
   const sources = graph === undefined ? undefined : presentSources(graph)
   if (graph === undefined || sources === undefined) return undefined
-  const dropped = new Set(sources.keys())
-  graph.output = [
-    ...graph.output.filter(({ name }) => !dropped.has(name)),
-    makeValueInfo(freshCache, 'float32', ['', decoder.kvHeads, 'tokens', decoder.headDim]),
-  ]
-  graph.input.push(makeValueInfo(freshPlaces, 'int64', ['batch', decoder.kvHeads, 'tokens', 3]))
-  graph.node = graph.node.filter(({ output }) => !output.some((name) => dropped.has(name)))
+  const isPresent = (name: string): boolean => sources.has(name)
   const fresh = Array.from(sources, ([name, source]) => ({ source, name: `${name}.fresh` }))
-  graph.node.push(
+  const nodes = [
+    ...graph.node.filter(({ output }) => !output.some(isPresent)),
     ...fresh.map(({ name, source }) => makeNode({ opType: 'GatherND', name, inputs: [source, freshPlaces], outputs: [name] })),
     makeNode({
       opType: 'Concat',
@@ -37,8 +30,13 @@ export function appendingCache(lowered: LoweredModel, decoder: Pick<Decoder, 'kv
       outputs: [freshCache],
       attributes: { axis: { int: 0 } },
     }),
-  )
-  return { ...lowered, model, bytes: encodeModel(model) }
+  ]
+  const output = [
+    ...graph.output.filter(({ name }) => !isPresent(name)),
+    makeValueInfo(freshCache, 'float32', ['', decoder.kvHeads, 'tokens', decoder.headDim]),
+  ]
+  const input = [...graph.input, makeValueInfo(freshPlaces, 'int64', ['batch', decoder.kvHeads, 'tokens', 3])]
+  return withModel(lowered, withFields(lowered.model, { graph: withFields(graph, { node: nodes, input, output }) }))
 }
 
 /** Output -> what the Identity before it reads, in the order of the outputs; undefined where one is not GroupQueryAttention's. */

@@ -24,6 +24,7 @@ export interface LowerRequest {
 
 export interface LoweredModel {
   readonly model: ModelProto
+  /** The model, encoded when this is first read. */
   readonly bytes: Uint8Array
   /** The folder to which the weights' locations are relative; absent where no weight lies in a file. */
   readonly externalRoot?: string
@@ -52,6 +53,28 @@ export function lower({ outputs, inputs = [], fused = true }: LowerRequest): Low
   for (const tensor of Object.values(outputs)) lowering.declareInputs(tensor)
   const names = Object.entries(outputs).map(([name, tensor]) => lowering.output(name, tensor))
   return lowering.finish(names)
+}
+
+/** The same weights, inputs and outputs with a model that was rewritten. */
+export function withModel({ externalRoot, externalData, inputs, outputs }: LoweredModel, model: ModelProto): LoweredModel {
+  return loweredModel(model, {
+    ...(externalRoot !== undefined && { externalRoot }),
+    ...(externalData !== undefined && { externalData }),
+    inputs,
+    outputs,
+  })
+}
+
+function loweredModel(model: ModelProto, rest: Omit<LoweredModel, 'model' | 'bytes'>): LoweredModel {
+  let encoded: Uint8Array | undefined
+  return {
+    ...rest,
+    model,
+    get bytes() {
+      encoded ??= encodeModel(model)
+      return encoded
+    },
+  }
 }
 
 /** What a fusion rule may do. */
@@ -167,14 +190,12 @@ class Lowering implements FusionContext {
       }),
       opsets: { '': opset, 'com.microsoft': 1 },
     })
-    return {
-      model,
-      bytes: encodeModel(model),
+    return loweredModel(model, {
       ...(external === undefined ? {} : { externalRoot: external.root }),
       ...(externalData.length === 0 ? {} : { externalData }),
       inputs: [...this.#inputs.keys()],
       outputs,
-    }
+    })
   }
 
   /** The primitive, fused composite or leaf that a tensor really is: composites without a fused operator are their formula. */

@@ -16,10 +16,17 @@ const namedTokens = ['bos_token', 'eos_token', 'pad_token', 'unk_token', 'sep_to
 
 /** JSON without white space and with sorted keys, so that formatting does not change an identity. */
 export function canonicalJson(value: JsonValue): string {
+  // Vocabularies and merges are long: what holds no object has no keys to sort.
+  if (!holdsObject(value)) return JSON.stringify(value)
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`
   if (!isObject(value)) return JSON.stringify(value)
-  const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
-  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item)}`).join(',')}}`
+  // In the order of UTF-16 code units, as `<` compares.
+  const keys = Object.keys(value).sort()
+  return `{${keys.map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key] ?? null)}`).join(',')}}`
+}
+
+function holdsObject(value: JsonValue): boolean {
+  return Array.isArray(value) ? value.some(holdsObject) : isObject(value)
 }
 
 /** `config` names tokens as strings or as objects with `content`. */
