@@ -20,8 +20,9 @@ export function canonicalJson(value: JsonValue): string {
   if (!holdsObject(value)) return JSON.stringify(value)
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`
   if (!isObject(value)) return JSON.stringify(value)
-  // In the order of UTF-16 code units, as `<` compares.
+  // In the order of UTF-16 code units, as `<` compares. A list of names makes JSON.stringify keep their order.
   const keys = Object.keys(value).sort()
+  if (Object.values(value).every((item) => typeof item !== 'object' || item === null)) return JSON.stringify(value, keys)
   return `{${keys.map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key] ?? null)}`).join(',')}}`
 }
 
