@@ -87,6 +87,7 @@ export {
 export { defineProjector, oneGrid, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
 export { type Catalogues, type LoadOptions, loadModel, type ModelManifest, readManifest, saveModel } from './model/saved-model.ts'
 export { gridTokens, imageGrid } from './model/token-grid.ts'
+export { type AdaptEncoderOptions, adaptEncoder } from './model/trained-encoder.ts'
 export { type LoweredModel, type LowerRequest, lower } from './onnx/lower.ts'
 export { type DeviceDiagnosis, type Diagnosis, diagnose } from './runtime/doctor.ts'
 export { createSession } from './runtime/node.ts'

@@ -1,5 +1,6 @@
-import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { call, makeWorld, type World } from './cli-world.ts'
 
@@ -81,4 +82,38 @@ test('an interrupt finishes what is under way, says how to go on, and the next c
   const rest = await call(argv)
   expect(rest.code).toBe(0)
   expect(rest.records().at(-1)).toMatchObject({ known: before, encoded: 4 - Number(before) })
+})
+
+test('tune trains an encoder too, says so, and takes no store for it; chat loads it', async () => {
+  const model = fileURLToPath(new URL('./fixtures/vision/clip', import.meta.url))
+  const argv = [
+    'tune',
+    world.runFile,
+    '--image-encoder',
+    `{family: clip, model: ${model}}`,
+    '--image-trainable',
+    '{lora: {rank: 2}}',
+    '--json',
+  ]
+  const output = world.path('runs', 'trained')
+  const refused = await call([...argv, '--output', output, '--cache', world.path('no-cache')])
+  expect(refused.code).toBe(2)
+  expect(refused.stderr).toContain('FEATURES_NOT_FROZEN')
+  await expect(readdir(world.folder)).resolves.not.toContain('no-cache')
+  const tuned = await call([...argv, '--output', output, '--max-steps', '2'])
+  expect(tuned.code).toBe(0)
+  expect(tuned.stderr).toContain('trained, too: lora of the encoder CLIP (clip)')
+  expect(tuned.stderr).toContain('not trained: the encoder other weights of CLIP (clip)')
+  const told = await call([
+    'chat',
+    '--model',
+    join(output, 'model'),
+    '--image',
+    join(world.pictures, 'red.png'),
+    'What is this?',
+    '--max-new-tokens',
+    '2',
+    ...place,
+  ])
+  expect(told.code).toBe(0)
 })

@@ -67,6 +67,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['MEDIA_', exitCodes.data],
   ['FFMPEG_', exitCodes.data],
   ['FEATURES_', exitCodes.data],
+  ['FEATURES_NOT_FROZEN', exitCodes.usage],
   ['SOUND_', exitCodes.data],
   ['SOURCE_', exitCodes.data],
   ['DATASET_', exitCodes.data],

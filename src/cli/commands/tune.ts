@@ -10,6 +10,7 @@ import { loadLanguageModel } from '../../llm/language-model.ts'
 import { type Branch, checkedBranches, modalities } from '../../model/branches.ts'
 import type { DatasetSource, Modality, SampleOptions } from '../../model/contracts.ts'
 import { compose, type MultimodalModel } from '../../model/multimodal-model.ts'
+import { adaptEncoder, trainableSchema } from '../../model/trained-encoder.ts'
 import { withoutUndefined } from '../../runtime/session.ts'
 import { elementCount } from '../../tensors.ts'
 import { samplePromptSchema } from '../../training/evaluation.ts'
@@ -35,7 +36,11 @@ import { isRecord } from '../run-file.ts'
 import { countText } from '../table.ts'
 import type { Terminal } from '../terminal.ts'
 
-const branchSettings = z.strictObject({ encoder: encoderEntrySchema, projector: projectorEntrySchema })
+const branchSettings = z.strictObject({
+  encoder: encoderEntrySchema,
+  projector: projectorEntrySchema,
+  trainable: z.union([z.literal(true), trainableSchema]).optional(),
+})
 
 const settings = z.strictObject({
   llm: modelNameSchema,
@@ -100,6 +105,10 @@ export const tuneCommand = defineCommand({
     'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
     'audio-encoder': 'as image-encoder, for sounds: for example {family: whisper, model: FOLDER}',
     'audio-projector': 'stackedMlp, {name: stackedMlp, stack: 10}, or as image-projector',
+    'image-trainable':
+      'train the image encoder, too: {lora: {rank: 8}}, {unfreeze: [PATTERNS]}, or true: all its weights; safetensors only',
+    'audio-trainable': 'as image-trainable',
+    'video-trainable': 'as image-trainable',
     'video-encoder': 'as image-encoder, for videos',
     'video-projector': 'as image-projector',
     'data-path': 'a JSON or JSONL file of records',
@@ -132,6 +141,7 @@ export const tuneCommand = defineCommand({
     })
     await checkOutput(given)
     if (modalities.every((modality) => given[modality] === undefined)) throw noEncoder()
+    checkCache(given)
     const dataset = await checkedDataset(given.data, given.onBad, terminal, interrupts.signal)
     const heldOut = given.evaluation && (await checkedDataset(given.evaluation, given.onBad, terminal, interrupts.signal))
     const model = await composeModel(given, terminal)
@@ -225,6 +235,20 @@ function noEncoder(): ConfigurationError {
   ])
 }
 
+/** Features of encoders that are trained change from step to step: no store can hold them. @throws FEATURES_NOT_FROZEN */
+function checkCache(given: Settings): void {
+  const trained = modalities.find((modality) => given[modality]?.trainable !== undefined)
+  if (given.cache === undefined || trained === undefined) return
+  throw new ModalignError({
+    code: 'FEATURES_NOT_FROZEN',
+    file: given.cache,
+    field: '--cache',
+    got: `a feature store, and ${trained} features that change from step to step`,
+    expected: 'encoders that are frozen',
+    hint: `leave out --cache, or --${trained}-trainable`,
+  })
+}
+
 /** A run writes into a folder of its own: never over its inputs, never into the root of a disk. @throws CONFIG_OUTPUT */
 async function checkOutput({ output, llm, data }: Settings): Promise<void> {
   const folder = resolve(output)
@@ -299,9 +323,12 @@ async function composeModel(given: Settings, terminal: Terminal): Promise<Multim
   const llm = hasAdapters(adapters) ? await adapt(frozen, { ...adapters, ...(seed !== undefined && { seed }) }) : frozen
   const branches: Partial<Record<Modality, Branch>> = {}
   try {
-    for (const [index, { modality, encoder }] of named.entries()) {
+    for (const [index, { modality, encoder: entry, trainable }] of named.entries()) {
       const projector = projectors[index]
-      if (projector !== undefined) branches[modality] = { encoder: await makeEncoder(encoder, place), projector }
+      if (projector === undefined) continue
+      const encoder = await makeEncoder(entry, place)
+      branches[modality] = { encoder, projector }
+      if (trainable !== undefined) branches[modality] = { encoder: await adaptEncoder(encoder, { trainable, seed, threads }), projector }
     }
     return await compose({ ...checkedBranches(branches), llm, ...(seed !== undefined && { seed }) })
   } catch (error) {
@@ -362,7 +389,10 @@ function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: O
   const parameters = Object.values(model.parameters).reduce((sum, { dims }) => sum + elementCount(dims), 0)
   const branches = model.modalities.map((modality) => model.branch(modality))
   const projectors = branches.map(({ projector }) => projector.definition.name).join(' and ')
-  const encoders = branches.map(({ encoder }) => encoder.label).join(' and ')
+  const trained = branches.flatMap(({ encoder }) => (encoder.trained === undefined ? [] : [encoder]))
+  const encoders = branches
+    .map(({ encoder }) => `${encoder.trained === undefined ? '' : 'other weights of '}${encoder.label}`)
+    .join(' and ')
   terminal.record({ type: 'summary', ...summary, parameters, badByCode: bad.byCode, lossCurve: curve, seconds })
   const words = Object.entries(bad.byCode).map(([code, count]) => `${countText(count)} x ${code}`)
   terminal.note(
@@ -371,6 +401,8 @@ function conclude({ summary, given, model, bad, heldOutLoss, curve, seconds }: O
   const { llm } = model
   const adapters = Object.keys(llm.adapters?.settings ?? {})
   if (adapters.length > 0) terminal.note(`trained, too: ${adapters.join(', ')} of the language model ${llm.label}`)
+  for (const { label, trained: parts } of trained)
+    terminal.note(`trained, too: ${Object.keys(parts?.settings ?? {}).join(', ')} of the encoder ${label}`)
   terminal.note(
     `not trained: the encoder ${encoders} and the ${adapters.length > 0 ? 'other weights of the ' : ''}language model ${llm.label} (frozen)`,
   )
