@@ -1,7 +1,9 @@
-/** What config.json says of an exported model, or what the export itself says where there is none, and whether the two agree. */
+/** What config.json says of an exported model, or what the export itself says where there is none. */
 import { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
 import { toFloat32 } from '../../weights/float16.ts'
+import { ropeScaling } from '../rope-scaling.ts'
+import { normalizations } from './export-attributes.ts'
 import { type ExportFile, numberOf, readStored } from './export-file.ts'
 import type { ExportWeights } from './export-weights.ts'
 
@@ -20,6 +22,12 @@ export const exportConfigSchema = z.looseObject({
   rms_norm_eps: z.number().positive().optional(),
   sliding_window: z.int().nullish(),
   tie_word_embeddings: z.boolean().optional(),
+  max_position_embeddings: z.int().positive().optional(),
+  original_max_position_embeddings: z.int().positive().optional(),
+  partial_rotary_factor: z.number().positive().max(1).optional(),
+  rope_theta: z.number().positive().optional(),
+  rope_scaling: ropeScaling.nullish(),
+  rope_parameters: ropeScaling.nullish(),
 })
 export type ExportConfig = z.infer<typeof exportConfigSchema>
 
@@ -90,43 +98,4 @@ async function ropeTheta(file: ExportFile, headDim: number, missing: (got: strin
   const agrees = angles.every((angle, i) => Math.abs(Math.cos(angle) - Math.cos(theta ** ((-2 * i) / headDim))) < 1e-5)
   if (pairs < 2 || !Number.isFinite(theta) || !agrees) throw missing('angles that are scaled')
   return theta
-}
-
-const normalizations = new Set(['SimplifiedLayerNormalization', 'SkipSimplifiedLayerNormalization', 'RMSNormalization'])
-
-/**
- * Holds the fused operators' attributes to the configuration: the graph that is built from the configuration must be the one that was exported.
- *
- * @throws ModalignError LLM_EXPORT_CONFIG naming the first difference
- */
-export function checkAttributes(file: ExportFile, config: ExportConfig): void {
-  const { num_attention_heads: heads, num_key_value_heads: kvHeads, hidden_size: width, head_dim: headDim, sliding_window: window } = config
-  const refuse = (field: string, got: number, expected: string): ModalignError =>
-    new ModalignError({
-      code: 'LLM_EXPORT_CONFIG',
-      file: file.path,
-      field,
-      got: String(got),
-      expected,
-      hint: 'config.json is of another model than the export',
-    })
-  const scale = 1 / Math.sqrt(headDim ?? width / heads)
-  for (const node of file.nodes) {
-    const hold = (name: string, otherwise: number, right: (value: number) => boolean, expected: string): void => {
-      const value = numberOf(node, name, otherwise)
-      if (!right(value)) throw refuse(`${node.name}/${name}`, value, expected)
-    }
-    const near = (wanted: number) => (value: number) => Math.abs(value - wanted) <= 1e-5 * Math.abs(wanted)
-    if (normalizations.has(node.opType))
-      hold('epsilon', 1e-5, near(config.rms_norm_eps ?? 1e-6), `rms_norm_eps ${config.rms_norm_eps ?? 1e-6}`)
-    if (node.opType !== 'GroupQueryAttention' && node.opType !== 'MultiHeadAttention') continue
-    hold('num_heads', heads, (value) => value === heads, `num_attention_heads ${heads}`)
-    // 0 and 1 both stand for what the operators take by themselves.
-    hold('scale', scale, (value) => value === 0 || near(scale)(value), `${scale}, of heads of ${headDim ?? width / heads}`)
-    if (node.opType === 'MultiHeadAttention') continue
-    hold('kv_num_heads', kvHeads ?? heads, (value) => value === (kvHeads ?? heads), `num_key_value_heads ${kvHeads ?? heads}`)
-    hold('softcap', 0, (value) => value === 0, 'no soft cap')
-    hold('rotary_interleaved', 0, (value) => value === 0, 'angles of halves')
-    hold('local_window_size', -1, (value) => value === -1 || value === window, window == null ? 'no window' : `sliding_window ${window}`)
-  }
 }

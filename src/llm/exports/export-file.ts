@@ -33,6 +33,10 @@ export interface ExportFile {
   readonly tensors: ReadonlyMap<string, StoredTensor>
   /** Names of the main graph's inputs. */
   readonly inputs: readonly string[]
+  /** The node that makes a value. */
+  readonly producers: ReadonlyMap<string, NodeProto>
+  /** The nodes that take a value. */
+  readonly consumers: ReadonlyMap<string, readonly NodeProto[]>
 }
 
 /**
@@ -64,7 +68,16 @@ export async function readExport(path: string): Promise<ExportFile> {
     const stored = tensors.get(from)
     if (stored !== undefined && seen.has(opType)) tensors.set(to, stored)
   }
-  return { path, files: [...files], nodes, tensors, inputs: main.input.map(({ name }) => name) }
+  const producers = new Map(nodes.flatMap((node) => node.output.map((name) => [name, node] as const)))
+  const consumers = new Map<string, NodeProto[]>()
+  for (const node of nodes) {
+    for (const name of new Set(node.input)) {
+      const known = consumers.get(name)
+      if (known === undefined) consumers.set(name, [node])
+      else known.push(node)
+    }
+  }
+  return { path, files: [...files], nodes, tensors, inputs: main.input.map(({ name }) => name), producers, consumers }
 }
 
 const seen = new Set(['Cast', 'Identity', 'Reshape'])

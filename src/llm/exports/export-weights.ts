@@ -5,14 +5,16 @@
 import { ModalignError } from '../../errors.ts'
 import { type Blocks, blockQuantised } from '../../graph/composites/block-quantised.ts'
 import { matmulTransposed } from '../../graph/composites/linear.ts'
+import { concat } from '../../graph/operators/concat.ts'
 import { matmul } from '../../graph/operators/matmul.ts'
 import { slice } from '../../graph/operators/slice.ts'
 import { swapLastAxes } from '../../graph/operators/transpose.ts'
 import type { Tensor } from '../../graph/tensor.ts'
 import type { NodeProto } from '../../onnx/onnx_pb.ts'
-import type { WeightLookup } from '../decoder.ts'
+import type { LinearLayer, WeightLookup } from '../decoder.ts'
 import { blocksFrom } from './blocks.ts'
 import { type ExportFile, numberOf, type StoredTensor, storedWeight } from './export-file.ts'
+import { type IntegerMatrix, integerBlocks, integerOperand } from './integers.ts'
 
 /** A matrix [out, in] as it is stored. */
 export type StoredMatrix = { readonly out: number; readonly into: number } & (
@@ -35,7 +37,7 @@ export interface TableSize {
 }
 
 /**
- * @throws ModalignError LLM_EXPORT_QUANTISATION for products with integers that are not MatMulNBits
+ * @throws ModalignError LLM_EXPORT_QUANTISATION for products with weights of a kind that is not understood
  */
 export async function exportWeights(file: ExportFile, size: TableSize): Promise<ExportWeights> {
   const matrices = new Map<string, StoredMatrix>()
@@ -48,10 +50,13 @@ export async function exportWeights(file: ExportFile, size: TableSize): Promise<
     if (found !== undefined) {
       const module = moduleOf(node)
       matrices.set(module, found)
-      const bias = file.tensors.get(node.input[5] ?? '')
-      if (node.opType === 'MatMulNBits' && bias !== undefined) vectors.set(`${module}.bias`, bias)
+      const place = biasPlaces[node.opType]
+      const bias = place === undefined ? undefined : file.tensors.get(node.input[place] ?? '')
+      if (bias !== undefined) vectors.set(`${module}.bias`, bias)
       continue
     }
+    const inside = node.opType === 'MultiHeadAttention' ? file.tensors.get(node.input[3] ?? '') : undefined
+    if (inside !== undefined) vectors.set(`${moduleOf(node)}.qkv_proj.bias`.replace(/\.attn\./, '.self_attn.'), inside)
     const vector = vectorOf(file, node)
     if (vector !== undefined && !vectors.has(vector.name)) vectors.set(vector.name, vector.stored)
     table ??= await tableOf(file, node, size)
@@ -59,7 +64,9 @@ export async function exportWeights(file: ExportFile, size: TableSize): Promise<
   return { matrices, vectors, table }
 }
 
-const refusedProducts = new Set(['MatMulInteger', 'MatMulIntegerToFloat', 'DynamicQuantizeMatMul', 'QLinearMatMul', 'QGemm', 'MatMulBnb4'])
+/** Which input of a product is its bias. */
+const biasPlaces: Readonly<Record<string, number>> = { MatMulNBits: 5, MatMulIntegerToFloat: 6, DynamicQuantizeMatMul: 4, Gemm: 2 }
+const refusedProducts = new Set(['QLinearMatMul', 'QGemm', 'MatMulBnb4', 'MatMulFpQ4'])
 
 function refusedProduct(file: ExportFile, { opType, name }: NodeProto): ModalignError {
   return new ModalignError({
@@ -67,7 +74,7 @@ function refusedProduct(file: ExportFile, { opType, name }: NodeProto): Modalign
     file: file.path,
     field: name,
     got: opType,
-    expected: 'MatMul in float32 or float16, or MatMulNBits',
+    expected: 'MatMul in float32, float16 or 8-bit integers, or MatMulNBits',
     hint: 'take another variant of the export: model.onnx, model_fp16.onnx or model_q4.onnx',
   })
 }
@@ -90,12 +97,18 @@ async function matrixOf(file: ExportFile, node: NodeProto): Promise<StoredMatrix
     })
     return { layout: 'blocks', blocks, out, into }
   }
+  const integers = node.opType === 'Gather' ? undefined : integerOperand(file, node)
+  if (integers !== undefined) return integerMatrix(file, integers)
   if (node.opType !== 'MatMul' && node.opType !== 'Gemm' && node.opType !== 'FusedMatMul') return undefined
   const stored = operand(1)
   if (stored?.dims.length !== 2) return undefined
   const [first = 0, second = 0] = stored.dims
   const turned = numberOf(node, 'transB', 0) === 1
   return turned ? { layout: 'out-in', stored, out: first, into: second } : { layout: 'in-out', stored, out: second, into: first }
+}
+
+async function integerMatrix(file: ExportFile, matrix: IntegerMatrix): Promise<StoredMatrix> {
+  return { layout: 'blocks', blocks: await integerBlocks(matrix, file.path), out: matrix.rows, into: matrix.columns }
 }
 
 /** The weight of a norm, or a bias, by the path of the node that uses it: exporters write equal vectors once, under the name of one of them. */
@@ -114,6 +127,9 @@ async function tableOf(file: ExportFile, node: NodeProto, { vocabulary, width }:
   const data = stored(0)
   if (data === undefined) return undefined
   if (node.opType === 'Gather') {
+    const integers = integerOperand(file, node)
+    if (integers !== undefined)
+      return integers.rows === vocabulary && integers.columns === width ? integerMatrix(file, integers) : undefined
     const fits = numberOf(node, 'axis', 0) === 0 && data.dims.length === 2 && data.dims[0] === vocabulary && data.dims[1] === width
     return fits ? { layout: 'out-in', stored: data, out: vocabulary, into: width } : undefined
   }
@@ -162,8 +178,8 @@ export interface LookupOptions {
   readonly table: StoredMatrix
   /** Rows of the query's, key's and value's projections, which exporters join. */
   readonly attention: { readonly query: number; readonly key: number; readonly value: number }
-  /** Told the name of every stored matrix that is used. */
-  readonly used: (module: string) => void
+  /** Told the name of every stored matrix, and of every vector, that is used. */
+  readonly used: (name: string) => void
 }
 
 /** @throws (the lookup) ModalignError TENSOR_MISSING, WEIGHT_SHAPE */
@@ -201,18 +217,46 @@ export function exportLookup({ matrices, vectors }: ExportWeights, options: Look
   }
   const vector = (name: string): Tensor | undefined => {
     const own = vectors.get(name)
-    if (own !== undefined) return storedWeight(own, own.dims)
+    if (own !== undefined) {
+      used(name)
+      return storedWeight(own, own.dims)
+    }
     const place = name.endsWith('.bias') ? joined(name.slice(0, -'.bias'.length)) : undefined
     const stored = place && vectors.get(`${place.module}.bias`)
+    if (stored !== undefined) used(`${place?.module}.bias`)
     return stored && place && slice(storedWeight(stored, stored.dims), [{ axis: 0, start: place.start, end: place.end }])
+  }
+  /** The modules that a joined one is made of, where the exporter has taken it apart: Phi-3's. */
+  const apart = (module: string): readonly string[] | undefined => {
+    const [, layer, name = ''] = /^(.*\.)(\w+)$/.exec(module) ?? []
+    const parts = Object.hasOwn(joinedModules, name) ? joinedModules[name]?.map((part) => `${layer}${part}`) : undefined
+    return parts?.every((part) => matrices.has(part)) ? parts : undefined
   }
   const matrix = (name: string): Tensor | undefined => {
     if (name === embeddingsName) return table.layout === 'in-out' ? swapLastAxes(whole(table)) : whole(table)
-    const part = name.endsWith('.weight') ? partOf(name.slice(0, -'.weight'.length)) : undefined
-    if (part === undefined) return undefined
+    const module = name.endsWith('.weight') ? name.slice(0, -'.weight'.length) : ''
+    const part = partOf(module)
+    if (part === undefined) {
+      const parts = apart(module)?.map((one) => matrix(`${one}.weight`))
+      return (
+        parts &&
+        concat(
+          parts.flatMap((one) => one ?? []),
+          0,
+        )
+      )
+    }
     const all = part.matrix.layout === 'in-out' ? swapLastAxes(whole(part.matrix)) : whole(part.matrix)
     return part.end - part.start === part.matrix.out ? all : slice(all, [{ axis: 0, start: part.start, end: part.end }])
   }
+  const wrongShape = (field: string, got: readonly unknown[], expected: readonly number[]): ModalignError =>
+    new ModalignError({
+      code: 'WEIGHT_SHAPE',
+      file,
+      field,
+      got: `[${got.join(', ')}]`,
+      expected: `[${expected.join(', ')}] by config.json`,
+    })
   const lookup = (name: string, shape: readonly number[]): Tensor => {
     const seen = known.get(name)
     const tensor = seen ?? (shape.length === 1 ? vector(name) : matrix(name))
@@ -223,29 +267,39 @@ export function exportLookup({ matrices, vectors }: ExportWeights, options: Look
         got: `no weight ${JSON.stringify(name)}`,
         expected: 'every weight of the model that config.json describes',
       })
-    if (String(tensor.shape) !== String(shape))
-      throw new ModalignError({
-        code: 'WEIGHT_SHAPE',
-        file,
-        field: name,
-        got: `[${tensor.shape.join(', ')}]`,
-        expected: `[${shape.join(', ')}] by config.json`,
-      })
+    if (String(tensor.shape) !== String(shape)) throw wrongShape(name, tensor.shape, shape)
     known.set(name, tensor)
     return tensor
   }
+  const product = (x: Tensor, part: Part): Tensor => {
+    // Equal products are emitted once, so that a joined projection is multiplied by once for its three parts.
+    const all = part.matrix.layout === 'in-out' ? matmul(x, whole(part.matrix)) : matmulTransposed(x, whole(part.matrix))
+    return part.end - part.start === part.matrix.out ? all : slice(all, [{ axis: x.shape.length - 1, start: part.start, end: part.end }])
+  }
   return Object.assign(lookup, {
-    has: (name: string) => vectors.has(name) || name === embeddingsName || partOf(name.replace(/\.weight$/, '')) !== undefined,
-    linear(x: Tensor, { module }: { readonly module: string }, plain: () => Tensor): Tensor {
-      const part = partOf(module)
-      if (part === undefined || (part.matrix.layout === 'out-in' && part.matrix.out === part.end - part.start)) return plain()
-      // Equal products are emitted once, so that a joined projection is multiplied by once for its three parts.
-      const product = part.matrix.layout === 'in-out' ? matmul(x, whole(part.matrix)) : matmulTransposed(x, whole(part.matrix))
-      return part.end - part.start === part.matrix.out
-        ? product
-        : slice(product, [{ axis: x.shape.length - 1, start: part.start, end: part.end }])
+    has: (name: string) => {
+      const module = name.replace(/\.weight$/, '')
+      return vectors.has(name) || name === embeddingsName || partOf(module) !== undefined || apart(module) !== undefined
+    },
+    linear(x: Tensor, { module, inFeatures, outFeatures }: LinearLayer, plain: () => Tensor): Tensor {
+      const modules = apart(module) ?? [module]
+      const parts = modules.flatMap((one) => partOf(one) ?? [])
+      if (parts.length < modules.length) return plain()
+      const rows = parts.reduce((sum, { start, end }) => sum + end - start, 0)
+      const wrong = parts.find(({ matrix }) => matrix.into !== inFeatures)
+      if (rows !== outFeatures || wrong !== undefined)
+        throw wrongShape(module, [rows, wrong?.matrix.into ?? inFeatures], [outFeatures, inFeatures])
+      const products = parts.map((part) => product(x, part))
+      const [only, second] = products
+      if (only === undefined) return plain()
+      return second === undefined ? only : concat(products, x.shape.length - 1)
     },
   })
+}
+
+const joinedModules: Readonly<Record<string, readonly string[]>> = {
+  qkv_proj: ['q_proj', 'k_proj', 'v_proj'],
+  gate_up_proj: ['gate_proj', 'up_proj'],
 }
 
 function made(matrix: StoredMatrix): Tensor {

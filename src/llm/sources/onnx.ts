@@ -17,14 +17,8 @@ import { createChatTemplate } from '../../text/chat-template.ts'
 import { loadTokenizer, readJson, readTemplateFiles } from '../../text/model-folder.ts'
 import { traceDecoder } from '../adapters/plan.ts'
 import type { Decoder } from '../decoder.ts'
-import {
-  checkAttributes,
-  configFromExport,
-  type ExportConfig,
-  exportConfigSchema,
-  type GenaiConfig,
-  genaiConfigSchema,
-} from '../exports/export-config.ts'
+import { checkAttributes, withoutUnusedWindow } from '../exports/export-attributes.ts'
+import { configFromExport, type ExportConfig, exportConfigSchema, type GenaiConfig, genaiConfigSchema } from '../exports/export-config.ts'
 import { type ExportFile, readExport } from '../exports/export-file.ts'
 import { type ExportWeights, exportLookup, exportWeights, type StoredMatrix, type TableSize } from '../exports/export-weights.ts'
 import { buildDecoder } from '../families/index.ts'
@@ -58,8 +52,9 @@ export async function openExport(path: string): Promise<ModelSource> {
   const folder = isFile && basename(own) === 'onnx' ? dirname(own) : isFile ? own : resolve(path)
   const configFile = join(folder, 'config.json')
   const exported = await readExport(file)
-  const { config, weights } = await described(folder, configFile, exported)
-  checkAttributes(exported, config)
+  const { config: said, weights } = await described(folder, configFile, exported)
+  await checkAttributes(exported, said)
+  const config = withoutUnusedWindow(exported, said)
   const size = sizeOf(config)
   const embeddings = weights.table === undefined ? await separateTable(exported, size) : { table: weights.table, file: undefined }
   // A head in blocks is not the table that it was made from.
@@ -177,9 +172,10 @@ async function separateTable(
   })
 }
 
-/** Every matrix of the export must have its place in the family's formula: else it computes something else. @throws LLM_EXPORT_LAYER */
-function checkUsed({ path }: ExportFile, { matrices }: ExportWeights, used: ReadonlySet<string>): void {
-  const left = [...matrices.keys()].filter((module) => !used.has(module) && module !== 'lm_head')
+/** Every matrix of the export, with its bias, must have its place in the family's formula: else it computes something else. @throws LLM_EXPORT_LAYER */
+function checkUsed({ path }: ExportFile, { matrices, vectors }: ExportWeights, used: ReadonlySet<string>): void {
+  const biases = [...matrices.keys()].map((module) => `${module}.bias`).filter((name) => vectors.has(name))
+  const left = [...matrices.keys(), ...biases].filter((name) => !used.has(name) && name !== 'lm_head')
   if (left.length === 0) return
   throw new ModalignError({
     code: 'LLM_EXPORT_LAYER',
