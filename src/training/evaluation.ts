@@ -82,12 +82,12 @@ export class Evaluation {
     let [sum, weights, supervisedTokens] = [0, 0, 0]
     for (let start = 0; start < heldOut.samples.length; start += batchSize) {
       const items = await this.#items(heldOut, start, Math.min(start + batchSize, heldOut.samples.length))
-      if (items.length === 0) continue
-      const { feeds, weight, targets } = heldOut.batches.batch(items)
-      const { loss } = await session.run({ ...feeds, ...parameters }, { fetch: ['loss'], ...(signal && { signal }) })
-      sum += Number(loss?.data[0])
-      weights += weight
-      supervisedTokens += targets
+      for (const { feeds, weight, targets } of heldOut.batches.batches(items)) {
+        const { loss } = await session.run({ ...feeds, ...parameters }, { fetch: ['loss'], ...(signal && { signal }) })
+        sum += Number(loss?.data[0])
+        weights += weight
+        supervisedTokens += targets
+      }
     }
     return weights === 0 ? {} : { loss: sum / weights, supervisedTokens }
   }

@@ -41,13 +41,21 @@ export class SampleBatches {
     })
   }
 
-  batch(items: readonly BatchItem[]): Batch {
-    return collate(items, {
-      media: this.#model.mediaPaths,
-      headChunks: this.#options.headChunks,
-      softPrompt: this.#softPrompt,
-      source: this.#model.llm.decoder.hasEncoder === true,
-    })
+  /** One batch; several where a trained encoder sees units of several sizes. Sums of losses and gradients are the same. */
+  batches(items: readonly BatchItem[]): readonly Batch[] {
+    const groups = new Map<string, BatchItem[]>()
+    for (const item of items) {
+      const key = unitSizes(item).join()
+      groups.set(key, [...(groups.get(key) ?? []), item])
+    }
+    return [...groups.values()].map((alike) =>
+      collate(alike, {
+        media: this.#model.mediaPaths,
+        headChunks: this.#options.headChunks,
+        softPrompt: this.#softPrompt,
+        source: this.#model.llm.decoder.hasEncoder === true,
+      }),
+    )
   }
 
   #item(sample: PreparedSample, features: readonly MediumFeatures[]): BatchItem | ModalignError {
@@ -57,13 +65,34 @@ export class SampleBatches {
         features.map(({ tokensOut }) => tokensOut),
         this.#options,
       )
-      return { ...sized, features: features.slice(0, sized.media.length) }
+      const item = { ...sized, features: features.slice(0, sized.media.length) }
+      refuseMixedUnits(item)
+      return item
     } catch (error) {
       if (!(error instanceof ModalignError)) throw error
       const { file, record } = sample
       return new ModalignError({ ...error.details, ...(file !== undefined && { file }), record, cause: error })
     }
   }
+}
+
+/** The sizes of the units that a sample brings to trained encoders, each once. */
+function unitSizes({ features }: BatchItem): readonly string[] {
+  const sizes = features.flatMap(({ modality, units = [] }) => units.map(({ value }) => `${modality} ${value.dims.slice(1).join(' x ')}`))
+  return [...new Set(sizes)].sort()
+}
+
+/** @throws BATCH_UNITS for a sample that no batch can hold */
+function refuseMixedUnits(item: BatchItem): void {
+  const sizes = unitSizes(item)
+  const kinds = new Set(sizes.map((size) => size.split(' ')[0]))
+  if (sizes.length === kinds.size) return
+  throw new ModalignError({
+    code: 'BATCH_UNITS',
+    got: `windows of several sizes in one sample: ${sizes.join(', ')}`,
+    expected: 'windows of one size, which go through the trained encoder together',
+    hint: 'take an encoder that fills its windows, or leave these samples out with onBad',
+  })
 }
 
 /** The first failure among a sample's media, with the place of the record that names them. */

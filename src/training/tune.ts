@@ -180,8 +180,8 @@ async function update(
   dropout: DropoutField | undefined,
 ): Promise<StepMetrics> {
   const started = performance.now()
-  for (const [index, { feeds, weight, dims }] of batches.entries()) {
-    const masks = dropout && dropoutFeeds(dropout, dims, { seed: plan.seed, pass: step * plan.accumulation + index })
+  for (const { feeds, weight, dims, pass } of batches) {
+    const masks = dropout && dropoutFeeds(dropout, dims, { seed: plan.seed, pass: step * plan.accumulation + pass })
     await trainer.accumulate({ ...feeds, ...masks }, weight)
   }
   const learningRate = plan.rate(step)

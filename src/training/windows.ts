@@ -33,12 +33,21 @@ export function planOf(samples: number, settings: TuneSettings): Plan {
   return { batchSize, accumulation, stepsPerEpoch, totalSteps, seed, rate }
 }
 
+/** One pass through the graph. */
+export interface Pass extends Batch {
+  /** Which of its update's passes: what random numbers hang on. Parts of a batch that had to be cut have places of their own. */
+  readonly pass: number
+}
+
 /** The passes of one update. */
 export interface Window {
-  readonly batches: readonly Batch[]
+  readonly batches: readonly Pass[]
   /** Samples left out, because a medium of theirs cannot be used: by their number. */
   readonly bad: ReadonlyMap<number, ModalignError>
 }
+
+/** More passes than any run has. */
+const farApart = 2 ** 40
 
 export class Windows {
   readonly #samples: PreparedSamples
@@ -65,11 +74,12 @@ export class Windows {
     const { batchSize, accumulation, stepsPerEpoch, seed } = this.#plan
     const epoch = Math.floor(step / stepsPerEpoch)
     const indices = sampler(this.#samples.length, { seed, epoch, batchSize: batchSize * accumulation }).batch(step % stepsPerEpoch)
-    const batches: Batch[] = []
+    const batches: Pass[] = []
     const bad = new Map<number, ModalignError>()
     for (let start = 0; start < indices.length; start += batchSize) {
       const items = await this.#items(indices.slice(start, start + batchSize), bad)
-      if (items.length > 0) batches.push(this.#batches.batch(items))
+      for (const [part, batch] of this.#batches.batches(items).entries())
+        batches.push({ ...batch, pass: start / batchSize + part * farApart })
     }
     return { batches, bad }
   }
