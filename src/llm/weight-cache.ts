@@ -17,7 +17,7 @@ export interface WeightCacheOptions {
 }
 
 /** Changes with every change of what such files hold. */
-const formatVersion = 1
+const formatVersion = 2
 
 /**
  * A checkpoint of these tensors, from the cache or made now.

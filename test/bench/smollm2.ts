@@ -9,6 +9,7 @@ import { llama, llamaConfig } from '../../src/llm/families/llama.ts'
 import { elementCount, float32Tensor, type TensorValue } from '../../src/tensors.ts'
 import { type Checkpoint, openCheckpoint } from '../../src/weights/checkpoint.ts'
 import { toFloat32 } from '../../src/weights/float16.ts'
+import { keepsMinimums } from '../../src/weights/gguf/repack.ts'
 import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../src/weights/safetensors.ts'
 
 export const smollm2 = llamaConfig.parse({
@@ -44,7 +45,8 @@ export async function randomSmollm2(folder: string): Promise<Decoder> {
 const blockSize = 32
 
 /**
- * The same weights in blocks of 4 bits with a scale and a minimum each, as Q4_1 has them. `folder` is where {@link randomSmollm2} wrote; norms stay what they are.
+ * The same weights as a Q4_1 file's are kept in memory: blocks of 4 bits with a scale and a minimum each, or, where these are slower, blocks of 8 bits without. `folder` is where
+ * {@link randomSmollm2} wrote; norms stay what they are.
  *
  * @returns the decoder and the bytes of its matrices.
  */
@@ -55,20 +57,22 @@ export async function quantisedSmollm2(folder: string, target: string): Promise<
     if (shape.length !== 2) continue
     const [rows = 0, columns = 0] = shape
     const blocks = columns / blockSize
+    const bits = keepsMinimums(rows, columns) ? 4 : 8
+    const bytes = (blockSize * bits) / 8
     const part = (suffix: string, dims: readonly number[], pick: (made: QuantisedBlocks) => TensorValue): TensorToWrite => ({
       name: `${name}.${suffix}`,
       dtype: suffix === 'packed' ? 'uint8' : 'float32',
       dims,
-      load: async () => pick(quantise(toFloat32(await source.read(name)))),
+      load: async () => pick(quantise(toFloat32(await source.read(name)), bits)),
     })
     tensors.push(
-      part('packed', [rows, blocks, blockSize / 2], ({ packed }) => ({
+      part('packed', [rows, blocks, bytes], ({ packed }) => ({
         dtype: 'uint8',
-        dims: [rows, blocks, blockSize / 2],
+        dims: [rows, blocks, bytes],
         data: packed,
       })),
       part('scales', [rows, blocks], ({ scales }) => float32Tensor(scales, [rows, blocks])),
-      part('minimums', [rows, blocks], ({ minimums }) => float32Tensor(minimums, [rows, blocks])),
+      ...(bits === 4 ? [part('minimums', [rows, blocks], ({ minimums }) => float32Tensor(minimums, [rows, blocks]))] : []),
     )
   }
   await writeSafetensors(join(target, 'model.safetensors'), tensors)
@@ -87,7 +91,9 @@ function inBlocks(checkpoint: Checkpoint, name: string): Tensor {
     const { file, dtype, shape, offset, byteLength } = checkpoint.tensor(`${name}.${suffix}`)
     return weight(`${name}.${suffix}`, dtype, shape, { kind: 'file', file, offset, byteLength })
   }
-  return blockQuantised({ packed: part('packed'), scales: part('scales'), minimums: part('minimums'), bits: 4 })
+  const small = !checkpoint.tensors.has(`${name}.minimums`)
+  const blocks = { packed: part('packed'), scales: part('scales') }
+  return small ? blockQuantised({ ...blocks, bits: 8 }) : blockQuantised({ ...blocks, minimums: part('minimums'), bits: 4 })
 }
 
 interface QuantisedBlocks {
@@ -96,20 +102,22 @@ interface QuantisedBlocks {
   readonly minimums: Float32Array
 }
 
-/** value = (q - 8) scale + minimum: sixteen steps from the least to the greatest of each block. */
-function quantise(values: Float32Array): QuantisedBlocks {
+/** value = (q - zero) scale + minimum: sixteen or 256 steps from the least to the greatest of each block. */
+function quantise(values: Float32Array, bits: 4 | 8): QuantisedBlocks {
   const blocks = values.length / blockSize
-  const made = { packed: new Uint8Array(values.length / 2), scales: new Float32Array(blocks), minimums: new Float32Array(blocks) }
+  const [steps, zero] = bits === 4 ? [15, 8] : [255, 128]
+  const made = { packed: new Uint8Array((values.length * bits) / 8), scales: new Float32Array(blocks), minimums: new Float32Array(blocks) }
   for (let block = 0; block < blocks; block++) {
     const own = values.subarray(block * blockSize, (block + 1) * blockSize)
     const [least, greatest] = [Math.min(...own), Math.max(...own)]
-    const scale = (greatest - least) / 15
+    const scale = (greatest - least) / steps
     made.scales[block] = scale
-    made.minimums[block] = least + 8 * scale
+    made.minimums[block] = least + zero * scale
     for (const [index, value] of own.entries()) {
       const level = scale === 0 ? 0 : Math.round((value - least) / scale)
-      const at = (block * blockSize + index) >> 1
-      made.packed[at] = (made.packed[at] ?? 0) | (level << (4 * (index % 2)))
+      const place = block * blockSize + index
+      const at = bits === 4 ? place >> 1 : place
+      made.packed[at] = (made.packed[at] ?? 0) | (bits === 4 ? level << (4 * (index % 2)) : level)
     }
   }
   return made

@@ -22,11 +22,13 @@ export interface GgufWeight {
 
 /** @throws ModalignError `GGUF_TENSOR_UNKNOWN` for a tensor that the architecture does not have: leaving it out would give another model */
 export function ggufWeights(file: GgufFile, architecture: Architecture, config: JsonObject): readonly GgufWeight[] {
+  const stacks = architecture.stacks(config)
   return [...file.tensors].flatMap(([tensor, { shape }]): GgufWeight[] => {
     if (architecture.others?.includes(tensor) === true) return []
-    const [, number, rest = tensor] = /^blk\.(\d+)\.(.+)$/.exec(tensor) ?? []
+    const [, kind = '', number, rest = tensor] = /^((?:enc\.|dec\.)?blk)\.(\d+)\.(.+)$/.exec(tensor) ?? []
     const [, module = '', ending = ''] = /^(.+)\.(weight|bias)$/.exec(rest) ?? []
-    const names = number === undefined ? architecture.names : architecture.layer
+    const stack = Object.hasOwn(stacks, kind) ? stacks[kind] : undefined
+    const names = number === undefined ? architecture.names : (stack?.names ?? {})
     const found = Object.hasOwn(names, module) ? names[module] : undefined
     if (found === undefined) {
       throw new ModalignError({
@@ -38,7 +40,7 @@ export function ggufWeights(file: GgufFile, architecture: Architecture, config: 
       })
     }
     const layout = architecture.layout?.(rest, config) ?? {}
-    const prefix = number === undefined ? '' : `${architecture.layerPrefix}${number}.`
+    const prefix = number === undefined ? '' : `${stack?.prefix}${number}.`
     return [{ name: `${prefix}${found}.${ending}`, tensor, shape: layout.transposed ? [...shape].reverse() : shape, layout }]
   })
 }
@@ -52,7 +54,7 @@ export function packedWeight(file: GgufFile, weight: GgufWeight): readonly Tenso
   const names = blockNames(name)
   const part = (which: RepackedPart, elements: number): (() => AsyncGenerator<Uint8Array, void, undefined>) =>
     async function* () {
-      for await (const values of repacked(file, tensor, which, layout.rows?.group))
+      for await (const values of repacked(file, tensor, form, which, layout.rows?.group))
         yield bytesOf(layout.rows === undefined ? values : reordered(values, elements, layout.rows))
     }
   return [

@@ -5,7 +5,7 @@ import { q2_k, q3_k, q4_k, q5_k, q6_k } from './k-quants.ts'
 import { q4_0, q4_1, q5_0, q5_1, q8_0 } from './of-32.ts'
 import { bfloat16, float16, float32, float64, integer8, integer16, integer32 } from './plain.ts'
 
-export type { Dequantise, IntegerBlocks } from './block-format.ts'
+export { type Dequantise, dequantiser, type IntegerBlocks } from './block-format.ts'
 
 /** Types of integers with scales, by llama.cpp's names: what can stay in blocks. */
 export const integerBlocks: ReadonlyMap<string, IntegerBlocks> = new Map([
