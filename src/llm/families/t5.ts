@@ -4,6 +4,7 @@
 import { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
 import { scaledDotProductAttention } from '../../graph/composites/attention.ts'
+import { gatherRows } from '../../graph/composites/block-quantised.ts'
 import { addDims, subtractDims } from '../../graph/dim.ts'
 import { add } from '../../graph/operators/add.ts'
 import { and } from '../../graph/operators/and.ts'
@@ -124,7 +125,7 @@ export function t5(config: T5Config, lookup: WeightLookup): Decoder {
     const [batch, targets, sources] = [dimAt(inputsEmbeds.shape, 0), dimAt(source.decoderPlaces.shape, 0), dimAt(encoded.shape, 1)]
     // Counted from the decoder's start token; negative where a row's source goes on.
     const positions = sub(gather(context.positions, source.decoderPlaces, 1), unsqueeze(sub(source.lengths, 1), [1]))
-    const start = gather(embeddings, integers([config.decoder_start_token_id ?? config.pad_token_id ?? 0], []))
+    const start = gatherRows(embeddings, integers([config.decoder_start_token_id ?? config.pad_token_id ?? 0], []))
     let x = where(unsqueeze(equal(positions, 0), [2]), start, gather(inputsEmbeds, source.decoderPlaces, 1))
 
     const causal = add(bias('decoder', positions, positions, 'past'), causalAmong(positions))
@@ -188,7 +189,7 @@ export function t5(config: T5Config, lookup: WeightLookup): Decoder {
     // A source and an answer of the length that it was trained with.
     maxPositions: 2 * config.n_positions,
     hasEncoder: true,
-    embed: (ids) => gather(embeddings, ids),
+    embed: (ids) => gatherRows(embeddings, ids),
     decode,
     head: ownHead ? weights.tensor('lm_head.weight', [vocabularySize, width]) : embeddings,
   }
