@@ -14,14 +14,21 @@ export interface Layout {
   readonly plus?: number
 }
 
+/** Layers that are alike. */
+export interface Stack {
+  /** What `blk.` becomes; the layer's number follows. */
+  readonly prefix: string
+  /** Transformers' module for llama.cpp's, within a layer. */
+  readonly names: Readonly<Record<string, string>>
+}
+
 export interface Architecture {
   /** config.json for a family of `src/llm/families`. */
   config(metadata: GgufMetadata): JsonObject
-  /** Transformers' module for llama.cpp's: `token_embd` -> `model.embed_tokens`; `blk.N.` stands before names that are listed under `layer`. */
+  /** Transformers' module for llama.cpp's, for what is in no layer: `token_embd` -> `model.embed_tokens`. */
   readonly names: Readonly<Record<string, string>>
-  /** What `blk.N.` becomes, with N. */
-  readonly layerPrefix: string
-  readonly layer: Readonly<Record<string, string>>
+  /** By what stands before the layer's number: `blk`; of encoder-decoders `enc.blk` and `dec.blk`. */
+  readonly stacks: (config: JsonObject) => Readonly<Record<string, Stack>>
   /** By llama.cpp's name without `blk.N.` and with the ending: `attn_q.weight`. */
   layout?(tensor: string, config: JsonObject): Layout
   /** Tensors that are no weights: what is in them, the config has. */

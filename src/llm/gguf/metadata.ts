@@ -1,5 +1,6 @@
 /** Typed access to a GGUF file's metadata: a value of another type than its key has is an error that names the key. */
 import { ModalignError } from '../../errors.ts'
+import { ggufTensor } from '../../weights/gguf/dequantise.ts'
 import type { GgufArray, GgufFile, GgufValue } from '../../weights/gguf/gguf.ts'
 
 export class GgufMetadata {
@@ -16,6 +17,11 @@ export class GgufMetadata {
   /** Whether the file has this tensor. */
   hasTensor(name: string): boolean {
     return this.#file.tensors.has(name)
+  }
+
+  /** How many rows a tensor has. @throws ModalignError `TENSOR_MISSING` */
+  rows(tensor: string): number {
+    return ggufTensor(this.#file, tensor).shape[0] ?? 1
   }
 
   /** @throws ModalignError `GGUF_METADATA` */

@@ -9,15 +9,19 @@ export const bloom: Architecture = {
     output_norm: 'transformer.ln_f',
     output: 'lm_head',
   },
-  layerPrefix: 'transformer.h.',
-  layer: {
-    attn_norm: 'input_layernorm',
-    attn_qkv: 'self_attention.query_key_value',
-    attn_output: 'self_attention.dense',
-    ffn_norm: 'post_attention_layernorm',
-    ffn_up: 'mlp.dense_h_to_4h',
-    ffn_down: 'mlp.dense_4h_to_h',
-  },
+  stacks: () => ({
+    blk: {
+      prefix: 'transformer.h.',
+      names: {
+        attn_norm: 'input_layernorm',
+        attn_qkv: 'self_attention.query_key_value',
+        attn_output: 'self_attention.dense',
+        ffn_norm: 'post_attention_layernorm',
+        ffn_up: 'mlp.dense_h_to_4h',
+        ffn_down: 'mlp.dense_4h_to_h',
+      },
+    },
+  }),
   layout: (tensor, config) => (tensor.startsWith('attn_qkv.') ? interleavedHeads(config, 'hidden_size', 'n_head') : {}),
   config: (metadata) => ({
     model_type: 'bloom',
@@ -25,6 +29,7 @@ export const bloom: Architecture = {
       hidden_size: metadata.number('bloom.embedding_length'),
       n_layer: metadata.number('bloom.block_count'),
       n_head: metadata.number('bloom.attention.head_count'),
+      seq_length: metadata.optionalNumber('bloom.context_length'),
       layer_norm_epsilon: decimal(metadata.optionalNumber('bloom.attention.layer_norm_epsilon')),
       vocab_size: vocabularySize(metadata, 'bloom'),
     }),

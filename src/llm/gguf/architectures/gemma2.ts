@@ -1,7 +1,7 @@
 import type { Architecture } from '../architecture.ts'
-import { decimal, decoderConfig, defined, gatedNames, numberOf } from './shared.ts'
+import { decimal, decoderConfig, defined, gatedLayer, gatedStack, numberOf } from './shared.ts'
 
-const { ffn_norm: _, ...layer } = gatedNames.layer
+const { ffn_norm: _, ...layer } = gatedLayer
 export const gemmaLayer = {
   ...layer,
   post_attention_norm: 'post_attention_layernorm',
@@ -13,8 +13,7 @@ export const gemmaLayer = {
 export const gemmaLayout: NonNullable<Architecture['layout']> = (tensor) => (tensor.endsWith('norm.weight') ? { plus: -1 } : {})
 
 export const gemma2: Architecture = {
-  ...gatedNames,
-  layer: gemmaLayer,
+  ...gatedStack(gemmaLayer),
   layout: gemmaLayout,
   config: (metadata) => {
     const config = decoderConfig(metadata, 'gemma2')

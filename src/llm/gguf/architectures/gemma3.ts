@@ -1,11 +1,10 @@
 import type { Architecture } from '../architecture.ts'
 import { gemmaLayer, gemmaLayout } from './gemma2.ts'
-import { decimal, decoderConfig, defined, gatedNames, numberOf } from './shared.ts'
+import { decimal, decoderConfig, defined, gatedStack, numberOf } from './shared.ts'
 
 /** The text half of Gemma 3: five local layers, then a global one whose positions have a larger base. */
 export const gemma3: Architecture = {
-  ...gatedNames,
-  layer: { ...gemmaLayer, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' },
+  ...gatedStack({ ...gemmaLayer, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' }),
   layout: gemmaLayout,
   config: (metadata) => {
     const { rope_scaling: scaling, ...config } = decoderConfig(metadata, 'gemma3')

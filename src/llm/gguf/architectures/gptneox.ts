@@ -19,15 +19,19 @@ export function interleavedHeads(config: JsonObject, width: string, heads: strin
 
 export const gptneox: Architecture = {
   names: { token_embd: 'gpt_neox.embed_in', output_norm: 'gpt_neox.final_layer_norm', output: 'embed_out' },
-  layerPrefix: 'gpt_neox.layers.',
-  layer: {
-    attn_norm: 'input_layernorm',
-    attn_qkv: 'attention.query_key_value',
-    attn_output: 'attention.dense',
-    ffn_norm: 'post_attention_layernorm',
-    ffn_up: 'mlp.dense_h_to_4h',
-    ffn_down: 'mlp.dense_4h_to_h',
-  },
+  stacks: () => ({
+    blk: {
+      prefix: 'gpt_neox.layers.',
+      names: {
+        attn_norm: 'input_layernorm',
+        attn_qkv: 'attention.query_key_value',
+        attn_output: 'attention.dense',
+        ffn_norm: 'post_attention_layernorm',
+        ffn_up: 'mlp.dense_h_to_4h',
+        ffn_down: 'mlp.dense_4h_to_h',
+      },
+    },
+  }),
   layout: (tensor, config) => (tensor.startsWith('attn_qkv.') ? interleavedHeads(config, 'hidden_size', 'num_attention_heads') : {}),
   config: (metadata) => {
     const width = metadata.number('gptneox.embedding_length')
@@ -47,6 +51,7 @@ export const gptneox: Architecture = {
         vocab_size: vocabularySize(metadata, 'gptneox'),
       }),
       rotary_pct: rotated / (width / heads),
+      attention_bias: metadata.hasTensor('blk.0.attn_qkv.bias'),
       tie_word_embeddings: !metadata.hasTensor('output.weight'),
     }
   },

@@ -11,8 +11,9 @@ import { llama } from './llama.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { t5 } from './t5.ts'
 
-export const architectures: Readonly<Record<string, Architecture>> = { bloom, gemma2, gemma3, gpt2, gptneox, llama, phi3, qwen2, qwen3 }
+export const architectures: Readonly<Record<string, Architecture>> = { bloom, gemma2, gemma3, gpt2, gptneox, llama, phi3, qwen2, qwen3, t5 }
 
 /** @throws ModalignError `GGUF_ARCHITECTURE` listing those there are, `GGUF_METADATA` */
 export function architectureOf(metadata: GgufMetadata): Architecture {

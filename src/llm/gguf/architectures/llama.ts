@@ -1,9 +1,9 @@
 import type { Architecture } from '../architecture.ts'
-import { decoderConfig, gatedNames, numberOf, pairedChannels } from './shared.ts'
+import { decoderConfig, gatedStack, numberOf, pairedChannels } from './shared.ts'
 
 /** Llama, and what has its graph: Mistral, SmolLM2, TinyLlama, Vicuna. `rope_freqs` holds Llama 3's factors of each frequency; see `ropeFactors`. */
 export const llama: Architecture = {
-  ...gatedNames,
+  ...gatedStack(),
   config: (metadata) => ({
     model_type: 'llama',
     ...decoderConfig(metadata, 'llama'),

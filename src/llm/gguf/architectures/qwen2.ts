@@ -1,7 +1,7 @@
 import type { Architecture } from '../architecture.ts'
-import { decoderConfig, gatedNames } from './shared.ts'
+import { decoderConfig, gatedStack } from './shared.ts'
 
 export const qwen2: Architecture = {
-  ...gatedNames,
+  ...gatedStack(),
   config: (metadata) => ({ model_type: 'qwen2', ...decoderConfig(metadata, 'qwen2') }),
 }

@@ -1,8 +1,7 @@
 import type { Architecture } from '../architecture.ts'
-import { decoderConfig, gatedNames } from './shared.ts'
+import { decoderConfig, gatedLayer, gatedStack } from './shared.ts'
 
 export const qwen3: Architecture = {
-  ...gatedNames,
-  layer: { ...gatedNames.layer, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' },
+  ...gatedStack({ ...gatedLayer, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' }),
   config: (metadata) => ({ model_type: 'qwen3', ...decoderConfig(metadata, 'qwen3') }),
 }

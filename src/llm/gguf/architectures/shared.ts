@@ -1,7 +1,7 @@
 /** What the architectures say alike. */
 import { ModalignError } from '../../../errors.ts'
 import type { JsonObject, JsonValue } from '../../../io/json.ts'
-import type { Layout } from '../architecture.ts'
+import type { Architecture, Layout } from '../architecture.ts'
 import type { GgufMetadata } from '../metadata.ts'
 
 /** A float32 of the file as the decimal that was written: 1e-5, not 0.000009999999747378752. */
@@ -44,7 +44,15 @@ function linearScaling(metadata: GgufMetadata, architecture: string): JsonValue 
   if (type === 'linear' && factor !== undefined) return { rope_type: 'linear', factor }
   if (type === 'yarn' && factor !== undefined) {
     const original = metadata.optionalNumber(`${architecture}.rope.scaling.original_context_length`)
-    return defined({ rope_type: 'yarn', factor, original_max_position_embeddings: original })
+    const more = (name: string): number | undefined => decimal(metadata.optionalNumber(`${architecture}.rope.scaling.yarn_${name}`))
+    return defined({
+      rope_type: 'yarn',
+      factor,
+      original_max_position_embeddings: original,
+      attention_factor: more('attn_factor'),
+      beta_fast: more('beta_fast'),
+      beta_slow: more('beta_slow'),
+    })
   }
   throw new ModalignError({ code: 'GGUF_ROPE_SCALING', file: metadata.file, field, got: type, expected: 'none, linear, yarn or longrope' })
 }
@@ -67,19 +75,26 @@ export function numberOf(config: JsonObject, key: string): number {
   return value
 }
 
-/** Names of decoders built like Llama. */
-export const gatedNames = {
-  names: { token_embd: 'model.embed_tokens', output_norm: 'model.norm', output: 'lm_head' },
-  layerPrefix: 'model.layers.',
-  layer: {
-    attn_norm: 'input_layernorm',
-    attn_q: 'self_attn.q_proj',
-    attn_k: 'self_attn.k_proj',
-    attn_v: 'self_attn.v_proj',
-    attn_output: 'self_attn.o_proj',
-    ffn_norm: 'post_attention_layernorm',
-    ffn_gate: 'mlp.gate_proj',
-    ffn_up: 'mlp.up_proj',
-    ffn_down: 'mlp.down_proj',
-  },
+const gatedNames = {
+  token_embd: 'model.embed_tokens',
+  output_norm: 'model.norm',
+  output: 'lm_head',
 } as const
+
+/** The layers of decoders built like Llama. */
+export const gatedLayer = {
+  attn_norm: 'input_layernorm',
+  attn_q: 'self_attn.q_proj',
+  attn_k: 'self_attn.k_proj',
+  attn_v: 'self_attn.v_proj',
+  attn_output: 'self_attn.o_proj',
+  ffn_norm: 'post_attention_layernorm',
+  ffn_gate: 'mlp.gate_proj',
+  ffn_up: 'mlp.up_proj',
+  ffn_down: 'mlp.down_proj',
+} as const
+
+/** Llama's modules with these names in their layers. */
+export function gatedStack(names: Readonly<Record<string, string>> = gatedLayer): Pick<Architecture, 'names' | 'stacks'> {
+  return { names: gatedNames, stacks: () => ({ blk: { prefix: 'model.layers.', names } }) }
+}
