@@ -15,6 +15,7 @@ import { mobilenetV2 } from './mobilenet-v2.ts'
 import { onnxAudio } from './onnx-audio.ts'
 import { onnxImage } from './onnx-image.ts'
 import { openclip } from './openclip.ts'
+import { ppOcr } from './pp-ocr.ts'
 import { siglip } from './siglip.ts'
 import { siglip2 } from './siglip2.ts'
 import { speechEmbedding } from './speech-embedding.ts'
@@ -34,6 +35,8 @@ export { type FramesOptions, frames } from './frames.ts'
 export { type MobilenetV2Options, mobilenetV2, mobilenetV2Preprocessing } from './mobilenet-v2.ts'
 export { type OnnxAudioOptions, onnxAudio } from './onnx-audio.ts'
 export { type OnnxImageEncoder, type OnnxImageOptions, onnxImage } from './onnx-image.ts'
+
+export { type PpOcrOptions, ppOcr, ppOcrSettingsSchema } from './pp-ocr.ts'
 
 /** Families of image encoders that all take the same options. */
 export const imageFamilies = { clip, openclip, siglip, vit, dinov2, dinov3, convnext, eva } as const
@@ -55,6 +58,7 @@ export const encoders = {
   mobilenetV2,
   ...imageFamilies,
   siglip2,
+  ppOcr,
   concat,
   tiled,
   onnxAudio,

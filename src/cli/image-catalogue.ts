@@ -1,6 +1,16 @@
 /** The families of image encoders, and what combines them, made from plain data. */
 import { z } from 'zod'
-import { concat, type ImageEncoder, imageFamilies, type OpenImageFamily, onnxImage, siglip2, tiled } from '../../encoders/index.ts'
+import {
+  concat,
+  type ImageEncoder,
+  imageFamilies,
+  type OpenImageFamily,
+  onnxImage,
+  ppOcr,
+  ppOcrSettingsSchema,
+  siglip2,
+  tiled,
+} from '../../encoders/index.ts'
 import { ModalignError } from '../errors.ts'
 import { imagePreprocessingSchema } from '../media/preprocess.ts'
 import { tilingSchema } from '../media/tiling.ts'
@@ -36,6 +46,7 @@ const familySettings = z.strictObject({
   batch: z.int().min(1).max(4096).optional(),
   label: z.string().min(1).optional(),
 })
+const ppOcrSettings = ppOcrSettingsSchema.extend({ model: pathSchema })
 const siglip2Settings = familySettings.omit({ weights: true, prefixTokens: true })
 
 /** An encoder within another, as recipes name them. */
@@ -55,6 +66,7 @@ export const imageSettings = {
   dinov3: familySettings,
   convnext: familySettings,
   eva: familySettings,
+  ppOcr: ppOcrSettings,
   concat: z.strictObject({ by: z.enum(['channel', 'token']).optional(), encoders: z.array(part).min(2).max(16) }),
   tiled: z.strictObject({ encoder: part, tiling: tilingSchema, maxTiles: z.int().min(1).optional() }),
 } as const
@@ -73,6 +85,7 @@ export function imageCatalogue(place: EncoderPlace) {
     dinov3: family('dinov3'),
     convnext: family('convnext'),
     eva: family('eva'),
+    ppOcr: async (options: unknown) => ppOcr({ ...withoutUndefined(checked('ppOcr', ppOcrSettings, options)), ...place }),
     async concat(options: unknown): Promise<Encoder<'image'>> {
       const { by, encoders } = checked('concat', imageSettings.concat, options)
       const made: ImageEncoder[] = []

@@ -1,5 +1,6 @@
 /** Cutting and padding 8-bit RGB. */
-import type { DecodedImage } from '../model/contracts.ts'
+import { ModalignError } from '../errors.ts'
+import type { DecodedImage, Region } from '../model/contracts.ts'
 import type { Window } from './resize.ts'
 
 /** An RGB colour, 0 to 255 each. */
@@ -53,6 +54,25 @@ export function cropImage(image: DecodedImage, window: Window, fill: Colour = [0
     data.set(image.data.subarray((y * image.width + from) * 3, (y * image.width + to) * 3), ((y - top) * width + (from - left)) * 3)
   }
   return { width, height, data }
+}
+
+/**
+ * The part of a picture that a record's box names: all pixels that it touches.
+ *
+ * @throws {ModalignError} `IMAGE_REGION` for a box without pixels of the picture
+ * @example
+ * const line = cropToBox(page, { type: 'box', x: 40, y: 120, width: 300, height: 24 })
+ */
+export function cropToBox(image: DecodedImage, { x, y, width, height }: Extract<Region, { type: 'box' }>): DecodedImage {
+  const [left, top] = [Math.max(0, Math.floor(x)), Math.max(0, Math.floor(y))]
+  const [right, bottom] = [Math.min(image.width, Math.ceil(x + width)), Math.min(image.height, Math.ceil(y + height))]
+  if (right > left && bottom > top && width > 0 && height > 0)
+    return cropImage(image, { left, top, width: right - left, height: bottom - top })
+  throw new ModalignError({
+    code: 'IMAGE_REGION',
+    got: `a box at ${x}, ${y} of ${width} x ${height}`,
+    expected: `one with pixels of the picture, ${image.width} x ${image.height}`,
+  })
 }
 
 /**

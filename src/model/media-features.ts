@@ -1,5 +1,6 @@
 /** From media to features: decoded, prepared, and encoded together with others of their size. */
 import { ModalignError } from '../errors.ts'
+import { cropToBox } from '../media/crop.ts'
 import { imageTensor } from '../media/preprocess.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
@@ -89,7 +90,9 @@ async function decoded(
   switch (type) {
     case 'image': {
       const { preparation } = encoder
-      if (preparation !== undefined && reader.preparedImage !== undefined) {
+      // Only the part that a box names is looked at, as only the part of a sound that a span names is heard.
+      const box = region?.type === 'box' ? region : undefined
+      if (preparation !== undefined && reader.preparedImage !== undefined && box === undefined) {
         const { preprocessing } = preparation
         const { pixels, width, height } = await reader.preparedImage(source, preprocessing, options)
         return {
@@ -100,7 +103,8 @@ async function decoded(
           },
         }
       }
-      const image = await reader.image(source, options)
+      const whole = await reader.image(source, options)
+      const image = box === undefined ? whole : cropToBox(whole, box)
       return { size: { width: image.width, height: image.height }, inputs: await encoder.preprocess(image) }
     }
     case 'audio': {
