@@ -36,6 +36,7 @@ describe.skipIf(!built)(title, { timeout: 240_000 }, () => {
     await symlink(root, join(folder, 'node_modules', 'modalign'), 'dir')
     await symlink(join(root, 'node_modules', 'zod'), join(folder, 'node_modules', 'zod'), 'dir')
     await cp(join(root, 'examples', 'tiny', 'llm'), join(folder, 'models', 'my-llama'), { recursive: true })
+    await cp(join(root, 'test', 'fixtures', 'vision', 'clip'), join(folder, 'models', 'my-clip'), { recursive: true })
     await cp(join(root, 'examples', 'tiny', 'encoder.onnx'), join(folder, 'models', 'encoder.onnx'))
     await cp(join(root, 'examples', 'tiny', 'encoder.onnx'), join(folder, 'model.onnx'))
     await mkdir(join(folder, 'data'))
