@@ -1,7 +1,10 @@
 /** How an encoder's tensor becomes features `[images, tokens, width]`, and how the tokens lie on the picture. */
 import { ModalignError } from '../src/errors.ts'
 import type { Features, TokenGrid } from '../src/model/contracts.ts'
+import { makeNode, makeValueInfo, valueDescription } from '../src/onnx/build.ts'
+import { withFields } from '../src/onnx/codec.ts'
 import { fromFloat16Bits } from '../src/onnx/float16.ts'
+import type { ModelProto } from '../src/onnx/onnx_pb.ts'
 import type { TensorValue } from '../src/tensors.ts'
 
 export type FeatureLayout =
@@ -23,6 +26,33 @@ export interface LayoutRequest {
   readonly file: string | undefined
   readonly layout: FeatureLayout | undefined
   readonly prefixTokens: number
+  /** A map comes as {@link withChannelsLast} gives it. */
+  readonly channelsLast: boolean
+}
+
+/** What {@link withChannelsLast} calls its output. */
+export const channelsLastName = 'modalign/channels_last'
+
+/**
+ * The model with its output, if the file says that it is a map `[images, channels, rows, columns]`, as `[images, rows, columns, channels]`, which is how features lie: on the
+ * CPU, where convolutions keep channels in blocks, that costs nothing.
+ */
+export function withChannelsLast(model: ModelProto): ModelProto | undefined {
+  const { graph } = model
+  const [output, ...others] = graph?.output ?? []
+  const standard = model.opsetImport.some(({ domain }) => domain === '' || domain === 'ai.onnx')
+  if (graph === undefined || output === undefined || others.length > 0 || !standard) return undefined
+  const { name, dtype, dims } = valueDescription(output)
+  if (dtype === undefined || dims?.length !== 4) return undefined
+  const turn = makeNode({
+    opType: 'Transpose',
+    inputs: [name],
+    outputs: [channelsLastName],
+    attributes: { perm: { ints: [0, 2, 3, 1] } },
+  })
+  const [images = '', channels = '', rows = '', columns = ''] = dims
+  const turned = makeValueInfo(channelsLastName, dtype, [images, rows, columns, channels])
+  return withFields(model, { graph: withFields(graph, { node: [...graph.node, turn], output: [turned] }) })
 }
 
 /**
@@ -30,7 +60,7 @@ export interface LayoutRequest {
  *
  * @throws {ModalignError} `ENCODER_OUTPUT_RANK`, `ENCODER_OUTPUT_SIZE`, `ENCODER_OPTIONS`, `ENCODER_CONTRACT` (not floating point).
  */
-export function layOut(tensor: TensorValue, { output, file, layout: asked, prefixTokens }: LayoutRequest): LaidOut {
+export function layOut(tensor: TensorValue, { output, file, layout: asked, prefixTokens, channelsLast }: LayoutRequest): LaidOut {
   const layout = asked ?? (tensor.dims.length === 4 ? 'nchw-map' : 'tokens')
   const rank = layout === 'nchw-map' ? 4 : 3
   const dims = `[${tensor.dims.join(', ')}]`
@@ -55,11 +85,12 @@ export function layOut(tensor: TensorValue, { output, file, layout: asked, prefi
         got: `${prefixTokens}`,
         expected: '0: a map has no prefix',
       })
+    if (channelsLast) return { count, tokens: second * third, width: fourth, data: values, layout, map: { rows: second, columns: third } }
     return {
       count,
       tokens: third * fourth,
       width: second,
-      data: channelsLast(values, count, second, third * fourth),
+      data: turned(values, count, second, third * fourth),
       layout,
       map: { rows: third, columns: fourth },
     }
@@ -89,7 +120,7 @@ function floats(tensor: TensorValue, output: string, file: string | undefined): 
 }
 
 /** `[count, channels, places]` to `[count, places, channels]`: written in order, because places that lie a power of two apart push each other out of the cache. */
-function channelsLast(values: Float32Array, count: number, channels: number, places: number): Float32Array {
+function turned(values: Float32Array, count: number, channels: number, places: number): Float32Array {
   const result = new Float32Array(values.length)
   const each = channels * places
   let to = 0

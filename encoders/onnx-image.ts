@@ -19,7 +19,15 @@ import { exposeTensors } from '../src/onnx/surgery.ts'
 import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
 import { createSessionPool, type SessionPool } from '../src/runtime/session-pool.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
-import { type FeatureLayout, gridOf, type LaidOut, type LayoutRequest, layOut } from './feature-layout.ts'
+import {
+  channelsLastName,
+  type FeatureLayout,
+  gridOf,
+  type LaidOut,
+  type LayoutRequest,
+  layOut,
+  withChannelsLast,
+} from './feature-layout.ts'
 import { digest, inputsOf, openModel, shown } from './onnx-file.ts'
 
 export interface OnnxImageOptions {
@@ -80,8 +88,9 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
   const output = typeof options.output === 'string' ? options.output : options.output(opened.model)
   const cut = exposeTensors(opened.model, [output])
   const contract = checkContract(cut, opened.model, preprocessing, file)
+  const channelsLast = settings.layout === 'tokens' ? undefined : withChannelsLast(cut)
   const session = await createSessionPool(
-    { bytes: encodeModel(cut), ...(opened.externalFolder !== undefined && { externalRoot: opened.externalFolder }) },
+    { bytes: encodeModel(channelsLast ?? cut), ...(opened.externalFolder !== undefined && { externalRoot: opened.externalFolder }) },
     { device: options.device ?? 'auto', ...(options.threads !== undefined && { threads: options.threads }) },
     options.sessions,
   )
@@ -93,6 +102,7 @@ export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEnc
       input: contract.input,
       batch,
       layout: settings.layout,
+      channelsLast: channelsLast !== undefined,
       prefixTokens: settings.prefixTokens,
       file,
     }
@@ -271,12 +281,12 @@ function batchOf({ input }: Runner, inputs: readonly NamedTensors[]): Batch {
 }
 
 async function runBatch(runner: Runner, { count, tensor, isOurs }: Batch, signal?: AbortSignal): Promise<LaidOut> {
-  const { session, input, output, file } = runner
+  const { session, input, output, channelsLast, file } = runner
   const result = await session.run(
     { [input.name]: tensor },
-    { fetch: [output], giveFeeds: isOurs, ...(signal !== undefined && { signal }) },
+    { fetch: [channelsLast ? channelsLastName : output], giveFeeds: isOurs, ...(signal !== undefined && { signal }) },
   )
-  const features = result[output]
+  const features = result[channelsLast ? channelsLastName : output]
   if (features === undefined)
     throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: 'no such output', expected: 'features' })
   if (features.dims[0] !== count) {

@@ -50,18 +50,28 @@ export async function readMedia(input: MediaInput, options: SourceOptions): Prom
 export interface OpenedMedia {
   readonly bytes: ByteSource
   readonly file: FileSource | undefined
+  /** All of them, where they are in memory: reading copies. */
+  readonly whole?: Uint8Array
 }
 
-/** As {@link readMedia}, but a file is opened only, not read. @param readAtOnce of a user's own files (without a root): those of at most so many bytes are read all the same, which is cheaper than opening them twice; `file` is undefined then */
+/**
+ * As {@link readMedia}, but a file is opened only, not read.
+ *
+ * @param readAtOnce of a user's own files (without a root): those of at most so many bytes are read all the same, which is cheaper than opening them twice; `file` is undefined then
+ */
 export async function openMedia(input: MediaInput, options: SourceOptions, readAtOnce?: number): Promise<OpenedMedia> {
   const place = locate(input, options)
   if (place.type === 'path' && readAtOnce !== undefined && options.root === undefined) {
     const { bytes } = await readMediaAtOnce(place.path, Math.min(readAtOnce, options.maxBytes))
-    if (bytes !== undefined) return { bytes: memorySource(bytes), file: undefined }
+    if (bytes !== undefined) return inMemory(bytes)
   }
-  if (place.type !== 'path') return { bytes: memorySource(await bytesOf(place, options)), file: undefined }
+  if (place.type !== 'path') return inMemory(await bytesOf(place, options))
   const file = await openMediaFile(place.path, options)
   return { bytes: file, file }
+}
+
+function inMemory(whole: Uint8Array): OpenedMedia {
+  return { bytes: memorySource(whole), file: undefined, whole }
 }
 
 type Place =

@@ -11,8 +11,9 @@ const timeoutMs = 60_000
 /** SHA-256 of a medium's original bytes, in hex; files are read in pieces. @throws what opening a medium throws */
 export async function contentDigest(source: MediaSource, { root, signal }: ReadOptions): Promise<string> {
   const limits = { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs }
-  const { bytes } = await openMedia(source, limits, chunkBytes)
+  const { bytes, whole } = await openMedia(source, limits, chunkBytes)
   const hash = createHash('sha256')
+  if (whole !== undefined) return hash.update(whole).digest('hex')
   for (let offset = 0; offset < bytes.size; offset += chunkBytes) {
     signal?.throwIfAborted()
     hash.update(await bytes.read(offset, Math.min(chunkBytes, bytes.size - offset)))
