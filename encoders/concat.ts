@@ -3,6 +3,7 @@ import { ModalignError } from '../src/errors.ts'
 import type { Encoder, EncoderRecipe, Features, MediaSize, TokenGrid } from '../src/model/contracts.ts'
 import { gridTokens, sameGrid } from '../src/model/token-grid.ts'
 import type { NamedTensors } from '../src/tensors.ts'
+import { requireFrozen } from './blocks/frozen-parts.ts'
 import { digest } from './onnx-file.ts'
 
 export interface ConcatOptions {
@@ -25,6 +26,7 @@ export function concat(encoders: readonly Encoder<'image'>[], { by = 'channel' }
   const [first] = encoders
   if (first === undefined || encoders.length < 2)
     throw new ModalignError({ code: 'ENCODER_FUSION', got: `${encoders.length} encoders`, expected: 'at least two' })
+  for (const encoder of encoders) requireFrozen(encoder)
   requireFit(encoders, by, {})
   const recipe = recipeOf(encoders, by)
   return {

@@ -4,6 +4,7 @@ import { ModalignError } from '../src/errors.ts'
 import { defaultMaxFrames, type FrameSampling } from '../src/media/frame-sampling.ts'
 import type { Encoder, EncoderRecipe, Features, JsonObject, TokenGrid } from '../src/model/contracts.ts'
 import type { NamedTensors } from '../src/tensors.ts'
+import { requireFrozen } from './blocks/frozen-parts.ts'
 import { digest } from './onnx-file.ts'
 
 export interface FramesOptions {
@@ -37,6 +38,7 @@ export function frames(
       got: String(neighbours),
       expected: 'a whole number of at least 1',
     })
+  requireFrozen(encoder)
   const [segment, ...others] = encoder.grid({}).segments
   if (encoder.gridVaries === true || segment === undefined || others.length > 0 || segment.frames !== 1) {
     throw new ModalignError({

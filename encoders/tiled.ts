@@ -8,6 +8,7 @@ import { type Tiling, tilingSchema } from '../src/media/tiling.ts'
 import { viewsOf } from '../src/media/views.ts'
 import type { DecodedImage, Encoder, Features, MediaSize, TokenGrid, TokenSegment } from '../src/model/contracts.ts'
 import type { NamedTensors } from '../src/tensors.ts'
+import { requireFrozen } from './blocks/frozen-parts.ts'
 import type { ImageEncoder } from './blocks/graph-image.ts'
 import { digest } from './onnx-file.ts'
 
@@ -35,6 +36,7 @@ const optionsSchema = z.strictObject({ tiling: tilingSchema, maxTiles: z.int().m
  */
 export function tiled(inner: ImageEncoder, options: TiledOptions): Encoder<'image'> & Pick<ImageEncoder, 'preprocessing' | 'device'> {
   const { tiling, maxTiles } = parsed(options)
+  requireFrozen(inner)
   const tile = preprocessedSize(inner.preprocessing)
   const { padToSquare: _, centreCrop: __, ...rest } = inner.preprocessing
   const preprocessing = imagePreprocessingSchema.safeParse({

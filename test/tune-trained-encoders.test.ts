@@ -6,7 +6,9 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { SoundFamilyOptions } from '../encoders/blocks/sound-family.ts'
 import { clip } from '../encoders/clip.ts'
+import { concat } from '../encoders/concat.ts'
 import { dinov2 } from '../encoders/dinov2.ts'
+import { frames } from '../encoders/frames.ts'
 import { siglip } from '../encoders/siglip.ts'
 import { tiled } from '../encoders/tiled.ts'
 import { vit } from '../encoders/vit.ts'
@@ -439,6 +441,11 @@ describe('refused', () => {
     })
     const once = await adaptEncoder(encoder, { trainable: { lora: {} } })
     await expect(adaptEncoder(once, { trainable: { lora: {} } })).rejects.toMatchObject({ code: 'ADAPTER_TWICE' })
+    // Through an encoder that is made of others nothing is trained: that is said rather than done.
+    expect(() => frames(once)).toThrow(expect.objectContaining({ code: 'ENCODER_NOT_TRAINABLE' }))
+    expect(() => concat([once, encoder])).toThrow(expect.objectContaining({ code: 'ENCODER_NOT_TRAINABLE' }))
+    const tiling = { kind: 'dynamic', minTiles: 1, maxTiles: 4 } as const
+    expect(() => tiled({ ...encoder, ...once }, { tiling })).toThrow(expect.objectContaining({ code: 'ENCODER_NOT_TRAINABLE' }))
   })
 
   test('a feature store: features change from step to step', async () => {

@@ -127,10 +127,12 @@ function adapted<M extends Modality>(
   const { declared } = plan
   let parameters = checkedValues(declared, values)
   let session: Promise<Session> | undefined
-  const close = async (): Promise<void> => {
+  /** Sessions with earlier values: each is told to close behind the runs that it has. */
+  let closing: Promise<unknown> = Promise.resolve()
+  const close = (): void => {
     const open = session
     session = undefined
-    await (await open)?.dispose()
+    if (open !== undefined) closing = Promise.all([closing, open.then((one) => one.dispose())])
   }
   const trained: TrainedEncoder = {
     base,
@@ -141,8 +143,9 @@ function adapted<M extends Modality>(
     },
     setParameters(next) {
       parameters = checkedValues(declared, next)
-      // Runs under way end first: a session is told to close behind them.
-      close().catch(() => undefined)
+      close()
+      // A failure to close is met when the encoder is disposed of.
+      closing.catch(() => undefined)
     },
     graph: {
       inputs: graph.inputs,
@@ -168,7 +171,8 @@ function adapted<M extends Modality>(
       return encodeUnits(await session, graph, inputs, base, signal)
     },
     async dispose() {
-      await Promise.all([close(), base.dispose()])
+      close()
+      await Promise.all([closing, base.dispose()])
     },
   }
 }
