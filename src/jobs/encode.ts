@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { type ErrorData, errorData, ModalignError, unreachable } from '../errors.ts'
+import { release } from '../io/release.ts'
 import type { Encoder } from '../model/contracts.ts'
 import { encodeInputs, type PreparedInputs, prepareInputs } from '../model/media-features.ts'
 import type { MediaReader } from '../model/media-reader.ts'
@@ -98,11 +99,16 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
         encoder,
         batch.map(({ inputs }) => inputs),
       )
-      await store.put(
-        batch.map(({ key, inputs }, index) =>
-          store.pack(key, { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') }),
-        ),
+      const records = batch.map(({ key, inputs }, index) =>
+        store.pack(key, { size: inputs.size, data: features[index] ?? unreachable('fewer features than media') }),
       )
+      await store.put(records)
+      const pixels = batch.flatMap(({ inputs }) => inputs.pixels?.data.buffer ?? [])
+      const isOurs = encoder.preparation?.encodePictures !== undefined && pixels.length === batch.length
+      release([
+        ...records.map(({ bytes }) => bytes.buffer),
+        ...(isOurs ? new Set([...pixels, ...features.map(({ buffer }) => buffer)]) : []),
+      ])
       counts.encoded += batch.length
       options.onProgress?.(counts)
     } catch (error) {

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { release } from '../io/release.ts'
 import { openMedia } from '../media/source.ts'
 import type { MediaSource } from '../model/contracts.ts'
 import type { ReadOptions } from '../model/media-reader.ts'
@@ -13,7 +14,12 @@ export async function contentDigest(source: MediaSource, { root, signal }: ReadO
   const limits = { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs }
   const { bytes, whole } = await openMedia(source, limits, chunkBytes)
   const hash = createHash('sha256')
-  if (whole !== undefined) return hash.update(whole).digest('hex')
+  if (whole !== undefined) {
+    hash.update(whole)
+    // A file's bytes were read for this alone; others are the caller's.
+    if (typeof source === 'string') release([whole.buffer])
+    return hash.digest('hex')
+  }
   for (let offset = 0; offset < bytes.size; offset += chunkBytes) {
     signal?.throwIfAborted()
     hash.update(await bytes.read(offset, Math.min(chunkBytes, bytes.size - offset)))
