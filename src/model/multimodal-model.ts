@@ -72,7 +72,7 @@ export class MultimodalModel implements AsyncDisposable {
     this.#device = device
     this.mediaPaths = this.modalities.map((modality) => mediaPath(modality, this.branch(modality), llm.embeddingRms))
     this.#parameters = initialValues(this.#declared(), seed)
-    if (parameters !== undefined) this.setParameters({ ...this.parameters, ...parameters })
+    if (parameters !== undefined) this.setParameters({ ...this.adapterParameters, ...parameters })
   }
 
   /** What it sees or hears, always in one order. */
@@ -87,7 +87,12 @@ export class MultimodalModel implements AsyncDisposable {
 
   /** The values of all that is trained: the projectors', by names such as `image.0.weight`, the encoders', `image-encoder.*`, and the language model's adapters', `llm.*`. */
   get parameters(): Trainables {
-    return Object.assign({}, this.#parameters, ...this.#adapted.map(({ parameters }) => parameters))
+    return { ...this.#parameters, ...this.adapterParameters }
+  }
+
+  /** Those besides the projectors'. */
+  get adapterParameters(): Trainables {
+    return Object.assign({}, ...this.#adapted.map(({ parameters }) => parameters))
   }
 
   /** What is trained besides projectors. */

@@ -75,7 +75,9 @@ export async function saveModel(model: MultimodalModel, folder: string): Promise
   const target = resolve(folder)
   await nodeFs.mkdir(target)
   const { adapters } = model.llm
-  const tensors = Object.entries(model.projectorParameters).map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
+  const tensors = Object.entries(model.parameters)
+    .filter(([name]) => Object.hasOwn(model.projectorParameters, name))
+    .map(([name, { dims, data }]) => ({ name, value: float32Tensor(data, dims) }))
   for (const modality of model.modalities) {
     const own = tensors.filter(({ name }) => name.startsWith(`${modality}.`))
     await writeSafetensors(join(target, projectorFile(modality)), own, { format: 'modalign' })
@@ -175,7 +177,7 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
     const model = await compose({ ...checkedBranches(branches), llm: adapted, ...(options.reader && { reader: options.reader }) })
     const files = known.map((modality) => join(directory, projectorFile(modality)))
     const values = await Promise.all(files.map(readParameters))
-    setParameters(model, Object.assign({}, model.parameters, ...values), files.join(', '))
+    setParameters(model, Object.assign({}, model.adapterParameters, ...values), files.join(', '))
     return model
   } catch (error) {
     await Promise.all(opened.map((encoder) => encoder.dispose()))
