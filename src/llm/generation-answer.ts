@@ -1,9 +1,8 @@
-/** One answer under way: what was said, what may come next, and when it is over. */
+/** One answer under way: which tokens were said, what may come next, and when it is over. Text is made of them in `AnswerTexts`. */
 import { ModalignError } from '../errors.ts'
 import type { FinishReason, GenerationEvent, GenerationRequest } from './generation.ts'
 import type { GeneratorModel } from './generation-cache.ts'
 import type { GenerationOptions } from './generation-options.ts'
-import { AnswerText, type TextDecoderOfIds } from './generation-text.ts'
 import { chooseToken } from './sampling.ts'
 import { leading, logSumExp } from './sampling-ranking.ts'
 
@@ -14,8 +13,6 @@ export interface AnswerRequest {
   readonly row: number
   /** Uniform random numbers: number `index` decides token `index`. */
   readonly draw: (index: number) => number
-  /** Absent: events have no text, and there are no stop strings. */
-  readonly decoder?: TextDecoderOfIds | undefined
 }
 
 export class Answer {
@@ -26,18 +23,16 @@ export class Answer {
   readonly #row: number
   readonly #draw: (index: number) => number
   readonly #stops: ReadonlySet<number>
-  readonly #text: AnswerText | undefined
   readonly #maxPositions: number
   #reason: FinishReason | undefined
 
-  constructor({ request, options, row, draw, decoder }: AnswerRequest, maxPositions: number) {
+  constructor({ request, options, row, draw }: AnswerRequest, maxPositions: number) {
     this.request = request
     this.prompt = Array.from(request.ids)
     this.#options = options
     this.#row = row
     this.#draw = draw
     this.#stops = new Set(options.stopTokenIds)
-    this.#text = decoder === undefined ? undefined : new AnswerText(decoder, options.stopStrings)
     this.#maxPositions = maxPositions
   }
 
@@ -50,7 +45,12 @@ export class Answer {
     return Math.min((this.#options.maxNewTokens ?? 256) - this.ids.length, this.#maxPositions - this.prompt.length - this.ids.length)
   }
 
-  /** The next token's consequences. @param logits of that token; not changed. */
+  /** It is over without an event. */
+  leave(): void {
+    this.#reason ??= 'stop'
+  }
+
+  /** The next token's consequences: events without text. @param logits of that token; not changed. */
   next(logits: Float32Array): readonly GenerationEvent[] {
     const { minNewTokens = 0, logprobs = false, topLogprobs = 0 } = this.#options
     const index = this.ids.length
@@ -58,23 +58,20 @@ export class Answer {
     const id = chooseToken(allowed, this.#options, { prompt: this.prompt, answer: this.ids }, this.#draw(index))
     if (this.#stops.has(id)) return [this.#end('stop')]
     this.ids.push(id)
-    const { text = '', stopped = false } = this.#text?.push(id) ?? {}
     const event: GenerationEvent = {
       type: 'token',
       row: this.#row,
       id,
-      text,
+      text: '',
       ...(logprobs || topLogprobs > 0 ? logProbabilities(logits, id, topLogprobs) : {}),
     }
-    if (stopped) return [event, this.#end('stop', false)]
     if (this.left > 0) return [event]
     return [event, this.#end(this.ids.length >= (this.#options.maxNewTokens ?? 256) ? 'length' : 'context')]
   }
 
-  #end(reason: FinishReason, more = true): GenerationEvent {
+  #end(reason: FinishReason): GenerationEvent {
     this.#reason = reason
-    const rest = more ? this.#text?.end() : undefined
-    return { type: 'end', row: this.#row, reason: rest?.stopped === true ? 'stop' : reason, text: rest?.text ?? '' }
+    return { type: 'end', row: this.#row, reason, text: '' }
   }
 }
 

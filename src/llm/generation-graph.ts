@@ -96,14 +96,14 @@ export function generationGraph(model: Decoder, { appends = false, ...options }:
 
 /** What a generation's session can do with its cache: see `GeneratorModel`. */
 export function cacheAbilities(
-  { model }: LoweredModel,
-  { hasEncoder, longAfter }: Pick<Decoder, 'hasEncoder' | 'longAfter'>,
+  lowered: LoweredModel,
+  decoder: Pick<Decoder, 'hasEncoder' | 'longAfter'>,
   device: Device,
 ): { readonly appends: boolean; readonly continues: boolean } {
-  // Pieces of one prompt must have the angles of the whole.
-  const inPieces = hasEncoder !== true && longAfter === undefined
-  return {
-    appends: model.graph?.output.some(({ name }) => name === freshCache) === true,
-    continues: (device === 'cpu' || device === 'wasm') && inPieces,
-  }
+  return { appends: lowered.outputs.includes(freshCache), continues: cacheContinues(decoder, device) }
+}
+
+/** Whether calls may add several tokens to a row: pieces of one prompt must have the angles of the whole. */
+export function cacheContinues({ hasEncoder, longAfter }: Pick<Decoder, 'hasEncoder' | 'longAfter'>, device: Device): boolean {
+  return (device === 'cpu' || device === 'wasm') && hasEncoder !== true && longAfter === undefined
 }

@@ -72,6 +72,11 @@ export class GenerationLoop {
    * @throws GENERATION_NOT_FINITE, what a session throws, and an AbortError between tokens
    */
   async *answer(answers: readonly Answer[], signal?: AbortSignal): AsyncGenerator<GenerationEvent> {
+    for await (const events of this.together(answers, signal)) yield* events
+  }
+
+  /** The same, with the events of one step together. */
+  async *together(answers: readonly Answer[], signal?: AbortSignal): AsyncGenerator<readonly GenerationEvent[]> {
     if (signal?.aborted) throw abortError(signal)
     const call: Call = { events: [], answers, error: undefined, wake: () => {}, over: false }
     const abort = (): void => {
@@ -84,10 +89,10 @@ export class GenerationLoop {
     try {
       let open = answers.length
       while (open > 0) {
-        const event = call.events.shift()
-        if (event !== undefined) {
-          if (event.type === 'end') open--
-          yield event
+        const events = call.events.splice(0)
+        if (events.length > 0) {
+          open -= events.filter(({ type }) => type === 'end').length
+          yield events
           continue
         }
         if (call.error !== undefined) throw call.error

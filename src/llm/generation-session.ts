@@ -1,21 +1,18 @@
 /** Generation in a session of its own, opened when it is first needed: what a loaded language model generates with. */
 import { ModalignError } from '../errors.ts'
-import { randomStream } from '../random.ts'
 import { abortError } from '../runtime/abort.ts'
 import { expectedDevice } from '../runtime/native.ts'
-import { createSession } from '../runtime/node.ts'
-import { type DeviceRequest, type Session, withoutUndefined } from '../runtime/session.ts'
+import { type DeviceRequest, withoutUndefined } from '../runtime/session.ts'
+import type { SessionDescription } from '../runtime/session-worker.ts'
 import type { Tokenizer } from '../text/tokenizer.ts'
 import type { Decoder, PresentValues } from './decoder.ts'
 import type { Beam, EndEvent, GenerationEvent, GenerationOptions, GenerationRequest } from './generation.ts'
-import { Answer, checkRequest } from './generation-answer.ts'
-import { searchBeams } from './generation-beams.ts'
-import type { GeneratorModel } from './generation-cache.ts'
-import { scoreAnswers } from './generation-choices.ts'
-import { cacheAbilities, generationGraph } from './generation-graph.ts'
-import { GenerationLoop } from './generation-loop.ts'
+import { checkRequest } from './generation-answer.ts'
+import { freshCache } from './generation-appending.ts'
+import { generationGraph } from './generation-graph.ts'
 import { checkGenerationOptions } from './generation-options.ts'
-import type { TextDecoderOfIds } from './generation-text.ts'
+import { AnswerTexts, type TextDecoderOfIds } from './generation-text.ts'
+import { GenerationThread } from './generation-thread.ts'
 
 export interface GeneratorOptions {
   /** Where generation runs. Default `auto`. */
@@ -34,8 +31,8 @@ export interface KeyedRequest extends GenerationRequest {
 }
 
 export interface TextGenerator extends AsyncDisposable {
-  /** Where generation runs; known once it has. */
-  readonly session: () => Promise<Session>
+  /** Where generation runs. Opens the session. */
+  readonly session: () => Promise<SessionDescription>
   /**
    * Tokens for every request, as they come. All requests under way, of this call and of others, run as one batch that they join and leave; none depends on another.
    * Beam search and choices go request by request, and their answers come whole.
@@ -62,24 +59,18 @@ export interface GeneratorSource {
 /** Rows of one batch, where the options do not say: enough to use the weights well, few enough for their caches. */
 const usualBatch = 16
 
-interface Opened {
-  readonly session: Session
-  readonly model: GeneratorModel
-  readonly loop: GenerationLoop
-}
-
 /** Opens nothing yet. */
 export function createGenerator(source: GeneratorSource, options: GeneratorOptions = {}): TextGenerator {
   const { decoder, tokenizer, defaults } = source
-  let opened: Promise<Opened> | undefined
+  let opened: Promise<GenerationThread> | undefined
   /** The values of adapters that it was opened with. */
   let openedWith: PresentValues | undefined
 
-  const open = async (): Promise<Opened> => {
+  const open = async (): Promise<GenerationThread> => {
     const present = decoder.trained?.present()
     if (present !== openedWith) {
       // Answers under way end with the values that they began with.
-      await (await opened)?.loop.idle()
+      await (await opened)?.idle()
       await dispose()
     }
     openedWith = present
@@ -95,9 +86,9 @@ export function createGenerator(source: GeneratorSource, options: GeneratorOptio
     if (given.length === 0) return
     if (signal?.aborted) throw abortError(signal)
     if (tokenizer === undefined) refuseText(checked)
-    const { model, loop } = await open()
+    const thread = await open()
     const requests = withSoftPrompt(given, decoder)
-    for (const request of requests) checkRequest(request, model.decoder)
+    for (const request of requests) checkRequest(request, thread.decoder)
     const { numBeams = 1, choices, ...rest } = checked
     // What the model's folder says about drawing is for answers that are drawn.
     const drawn = choices === undefined && numBeams === 1
@@ -106,18 +97,13 @@ export function createGenerator(source: GeneratorSource, options: GeneratorOptio
     if (choices !== undefined && tokenizer !== undefined) {
       const answers = choices.map((choice) => tokenizer.encode(choice))
       for (const [row, request] of requests.entries())
-        yield* chosen(row, choices, answers, await scoreAnswers(model, request, answers, signal), textOf)
+        yield* chosen(row, choices, answers, await thread.scores(request, answers, signal), textOf)
     } else if (numBeams > 1) {
       for (const [row, request] of requests.entries())
-        yield* said(row, await searchBeams(model, request, { ...all, numBeams }, signal), all.maxNewTokens, textOf)
+        yield* said(row, await thread.beams(request, { ...all, numBeams }, signal), all.maxNewTokens, textOf)
     } else {
-      const seed = all.seed ?? 0
-      const answers = requests.map((request, row) => {
-        const stream = randomStream({ seed, stream: `generate/${request.key ?? row}` })
-        const draw = (index: number): number => stream.uniform(index)
-        return new Answer({ request, options: all, row, draw, decoder: textOf() }, model.decoder.maxPositions)
-      })
-      yield* loop.answer(answers, signal)
+      const texts = new AnswerTexts(requests.length, textOf, all.stopStrings)
+      yield* thread.answers(requests, all, texts, signal)
     }
   }
 
@@ -125,11 +111,9 @@ export function createGenerator(source: GeneratorSource, options: GeneratorOptio
     if (opened === undefined) return
     const closing = opened
     opened = undefined
-    const { session, loop } = await closing
-    await loop.dispose()
-    await session.dispose()
+    await (await closing).dispose()
   }
-  return { session: async () => (await open()).session, generate, dispose, [Symbol.asyncDispose]: dispose }
+  return { session: async () => (await open()).description, generate, dispose, [Symbol.asyncDispose]: dispose }
 }
 
 /** @throws GENERATION_OPTIONS for what cannot be done without a tokenizer. */
@@ -193,18 +177,14 @@ function withSoftPrompt(requests: readonly KeyedRequest[], { trained, hiddenSize
 async function openGeneration(
   decoder: Decoder,
   { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
-): Promise<Opened> {
+): Promise<GenerationThread> {
   const expected = expectedDevice(device)
   const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm' })
   const { bytes, externalRoot, externalData } = lowered
-  const session = await createSession(withoutUndefined({ bytes, externalRoot, externalData }), {
-    ...withoutUndefined({ device, threads, prepacking }),
-    memoryPattern: false,
-  })
-  const model: GeneratorModel = {
-    session,
+  return GenerationThread.open(withoutUndefined({ bytes, externalRoot, externalData }), {
+    options: { ...withoutUndefined({ device, threads, prepacking }), memoryPattern: false },
     decoder: decoder.trained?.present().decoder ?? decoder,
-    ...cacheAbilities(lowered, decoder, session.device),
-  }
-  return { session, model, loop: new GenerationLoop(model, { batchSize }) }
+    appends: lowered.outputs.includes(freshCache),
+    batchSize,
+  })
 }

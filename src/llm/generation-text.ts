@@ -1,4 +1,5 @@
 /** The text of an answer as it comes, and where it ends. */
+import type { GenerationEvent } from './generation.ts'
 
 /** Gives text out once it is certain: neither half a character nor the beginning of a stop string. */
 export class AnswerText {
@@ -34,6 +35,39 @@ export class AnswerText {
     const open = last ? 0 : longestOpening(text, this.#stops)
     this.#held = text.slice(text.length - open)
     return { text: text.slice(0, text.length - open), stopped: false }
+  }
+}
+
+/** Gives the events of a batch of answers their text, and ends the answers that a stop string ends. */
+export class AnswerTexts {
+  readonly #texts: readonly (AnswerText | undefined)[]
+  readonly #stopped = new Set<number>()
+
+  /** @param decoderOf undefined where there is no tokenizer: events have no text, and there are no stop strings */
+  constructor(rows: number, decoderOf: () => TextDecoderOfIds | undefined, stopStrings?: readonly string[]) {
+    this.#texts = Array.from({ length: rows }, () => {
+      const decoder = decoderOf()
+      return decoder === undefined ? undefined : new AnswerText(decoder, stopStrings)
+    })
+  }
+
+  /** What an event without text becomes: nothing for an answer that has ended, two events where a token ends it. */
+  of(event: GenerationEvent): readonly GenerationEvent[] {
+    const { row } = event
+    if (this.#stopped.has(row)) return []
+    const text = this.#texts[row]
+    if (text === undefined) return [event]
+    if (event.type === 'end') {
+      const { text: rest, stopped } = text.end()
+      return [{ ...event, reason: stopped ? 'stop' : event.reason, text: rest }]
+    }
+    const { text: said, stopped } = text.push(event.id)
+    if (!stopped) return [{ ...event, text: said }]
+    this.#stopped.add(row)
+    return [
+      { ...event, text: said },
+      { type: 'end', row, reason: 'stop', text: '' },
+    ]
   }
 }
 

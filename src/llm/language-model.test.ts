@@ -70,6 +70,25 @@ describe('identity', () => {
   })
 })
 
+test('a stop string ends its own answer before it, and no other', async () => {
+  const whole: string[] = ['', '', '']
+  for await (const event of llm.generate(requests, sampled)) whole[event.row] += event.text
+  const [, stopped = ''] = whole
+  const stop = stopped.slice(2, 5)
+  const texts: string[] = ['', '', '']
+  const ends: string[] = []
+  for await (const event of llm.generate(requests, { ...sampled, stopStrings: [stop] })) {
+    expect(ends[event.row]).toBeUndefined()
+    texts[event.row] += event.text
+    if (event.type === 'end') ends[event.row] = event.reason
+  }
+  expect(stop).not.toBe('')
+  expect(texts).toEqual(whole.map((text) => (text.includes(stop) ? text.slice(0, text.indexOf(stop)) : text)))
+  expect(ends).toEqual(whole.map((text) => (text.includes(stop) ? 'stop' : 'length')))
+  // The next batch is whole again.
+  expect(await generate(llm, requests, sampled)).toEqual(await generate(llm, requests, sampled))
+})
+
 describe('sampled answers', () => {
   test('hang on the key and the seed, not on the place in the batch', async () => {
     const [a, b, c] = await generate(llm, requests, sampled)

@@ -11,7 +11,7 @@ import { makeExternalTensor, makeGraph, makeModel, makeNode, makeTensor, makeVal
 import { encodeModel } from './codec.ts'
 import { commonRoot } from './external-root.ts'
 import { type FusionRule, fusionOf } from './fusions.ts'
-import type { ModelProto, NodeProto, TensorProto } from './onnx_pb.ts'
+import type { ModelProto, NodeProto, TensorProto, ValueInfoProto } from './onnx_pb.ts'
 
 export interface LowerRequest {
   /** By the names that the model's outputs shall have. */
@@ -55,8 +55,10 @@ export function lower({ outputs, inputs = [], fused = true }: LowerRequest): Low
   return lowering.finish(names)
 }
 
-/** The same weights, inputs and outputs with a model that was rewritten. */
-export function withModel({ externalRoot, externalData, inputs, outputs }: LoweredModel, model: ModelProto): LoweredModel {
+/** The same weights with a model that was rewritten. */
+export function withModel({ externalRoot, externalData }: LoweredModel, model: ModelProto): LoweredModel {
+  const namesOf = (values: readonly ValueInfoProto[] = []): readonly string[] => values.map(({ name }) => name)
+  const [inputs, outputs] = [namesOf(model.graph?.input), namesOf(model.graph?.output)]
   return loweredModel(model, {
     ...(externalRoot !== undefined && { externalRoot }),
     ...(externalData !== undefined && { externalData }),

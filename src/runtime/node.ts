@@ -34,15 +34,8 @@ export async function createSession(model: ModelSource, options: SessionOptions 
   checkModelSource(model)
   const worker = connectWorker<SessionHandlers>(entry, { name: 'modalign session' })
   try {
-    const copies = new Copies()
-    const copy: ModelSource = {
-      bytes: copies.of(model.bytes),
-      ...(model.externalRoot !== undefined && { externalRoot: model.externalRoot }),
-      ...(model.externalData !== undefined && {
-        externalData: model.externalData.map(({ path, data }) => ({ path, data: copies.of(data) })),
-      }),
-    }
-    const description = await worker.call('open', { model: copy, options: checked }, { transfer: copies.buffers })
+    const copy = copiedModel(model)
+    const description = await worker.call('open', { model: copy.model, options: checked }, { transfer: copy.buffers })
     return {
       ...description,
       async run(feeds: NamedTensors, { fetch, carry, carrySet, append, giveFeeds, signal }: RunOptions = {}): Promise<NamedTensors> {
@@ -67,6 +60,20 @@ export async function createSession(model: ModelSource, options: SessionOptions 
     await worker.dispose()
     throw error
   }
+}
+
+/** A copy of a model to move to another thread, and the buffers that move. */
+export function copiedModel({ bytes, externalRoot, externalData }: ModelSource): {
+  readonly model: ModelSource
+  readonly buffers: readonly ArrayBuffer[]
+} {
+  const copies = new Copies()
+  const model: ModelSource = {
+    bytes: copies.of(bytes),
+    ...(externalRoot !== undefined && { externalRoot }),
+    ...(externalData !== undefined && { externalData: externalData.map(({ path, data }) => ({ path, data: copies.of(data) })) }),
+  }
+  return { model, buffers: copies.buffers }
 }
 
 /** Copies to move to another thread: one pass over the data, where a structured clone makes two and takes the whole buffer behind a view. */

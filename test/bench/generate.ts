@@ -6,11 +6,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Decoder } from '../../src/llm/decoder.ts'
-import { generateTokens } from '../../src/llm/generation.ts'
-import type { GeneratorModel } from '../../src/llm/generation-cache.ts'
-import { cacheAbilities, generationGraph } from '../../src/llm/generation-graph.ts'
-import { createSession } from '../../src/runtime/node.ts'
-import { withoutUndefined } from '../../src/runtime/session.ts'
+import { createGenerator, type TextGenerator } from '../../src/llm/generation-session.ts'
 import { type Bandwidth, openBandwidth } from './bandwidth.ts'
 import { quantisedSmollm2, randomSmollm2, smollm2 } from './smollm2.ts'
 
@@ -90,19 +86,13 @@ function figures(name: string, { one, eight }: Speeds, ratio: (speed: Speed) => 
 }
 
 async function measured(decoder: Decoder, bytes: number, threads: number, bandwidth: Bandwidth): Promise<Speeds> {
-  const lowered = generationGraph(decoder, { appends: true })
-  const { bytes: model, externalRoot, externalData } = lowered
-  await using session = await createSession(withoutUndefined({ bytes: model, externalRoot, externalData }), {
-    device: 'cpu',
-    threads,
-    memoryPattern: false,
-  })
-  const generator: GeneratorModel = { session, decoder, ...cacheAbilities(lowered, decoder, 'cpu') }
-  let [one, eight] = [await speed(generator, 1, bytes), await speed(generator, 8, bytes)]
+  await using generator = createGenerator({ decoder, stopTokenIds: [], defaults: {} }, { device: 'cpu', threads })
+  const measure = (batch: number, round: number): Promise<Speed> => speed(generator, decoder, { batch, round, weights: bytes })
+  let [one, eight] = [await measure(1, 0), await measure(8, 0)]
   for (let round = 1; round < rounds; round++) {
     await bandwidth.measure()
-    one = faster(one, await speed(generator, 1, bytes))
-    eight = faster(eight, await speed(generator, 8, bytes))
+    one = faster(one, await measure(1, round))
+    eight = faster(eight, await measure(8, round))
   }
   return { one, eight }
 }
@@ -111,17 +101,25 @@ function faster(a: Speed, b: Speed): Speed {
   return { ...a, seconds: Math.min(a.seconds, b.seconds), promptSeconds: Math.min(a.promptSeconds, b.promptSeconds) }
 }
 
-async function speed(model: GeneratorModel, batch: number, weights: number): Promise<Speed> {
+async function speed(
+  generator: TextGenerator,
+  decoder: Decoder,
+  { batch, round, weights }: { readonly batch: number; readonly round: number; readonly weights: number },
+): Promise<Speed> {
+  // No two prompts begin alike: what is kept of one would spare reading it again.
   const requests = Array.from({ length: batch }, (_, row) => ({
-    ids: Array.from({ length: context - tokens / 2 }, (_, place) => (place * 7919 + (row + 1) * 104_729) % smollm2.vocab_size),
+    ids: Array.from(
+      { length: context - tokens / 2 },
+      (_, place) => (place * 7919 + (8 * round + row + 1) * 104_729 + batch) % smollm2.vocab_size,
+    ),
   }))
   const started = performance.now()
   const times: number[] = []
-  for await (const event of generateTokens(model, requests, { maxNewTokens: tokens, stopTokenIds: [], draw: () => 0 }))
+  for await (const event of generator.generate(requests, { maxNewTokens: tokens }))
     if (event.type === 'token' && event.row === batch - 1) times.push(performance.now())
   const [first = started] = times
   const spans = times.slice(window).map((time, index) => time - (times[index] ?? 0))
-  const { layers, kvHeads, headDim } = model.decoder
+  const { layers, kvHeads, headDim } = decoder
   return {
     batch,
     seconds: Math.min(...spans) / window / 1000,
