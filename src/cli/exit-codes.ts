@@ -85,6 +85,7 @@ const byCode: ReadonlyMap<string, ExitCode> = new Map<string, ExitCode>([
   ['FEATURE_STORE_', exitCodes.environment],
   ['FILE_', exitCodes.environment],
   ['OUTPUT_LOCKED', exitCodes.environment],
+  ['SHARED_ROOM_', exitCodes.environment],
   ['FFMPEG_MISSING', exitCodes.environment],
   ['IMAGE_DECODER_START', exitCodes.environment],
   ['DEPENDENCY_', exitCodes.environment],
