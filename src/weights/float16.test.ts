@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { bfloat16Bits, float16Bits, fromBfloat16Bits, fromFloat16Bits, toBfloat16, toFloat16, toFloat32 } from './float16.ts'
+import { simdHalves } from './float16-simd.ts'
 
 const bytes = z.string().transform((text) => new Uint8Array(Buffer.from(text, 'base64')))
 const fixture = z
@@ -59,7 +60,17 @@ describe('against NumPy and PyTorch', () => {
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalHalf(float16Bits(value))))).toBe(fixture.midpoints.float16)
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalBrain(bfloat16Bits(value))))).toBe(fixture.midpoints.bfloat16)
     const fitting = inputs.filter((value) => !(Math.abs(value) >= 65_520 && Number.isFinite(value)))
+    // The plain loop, which takes what is not finite.
     expect(sha256(toFloat16(fitting))).toBe(sha256(Uint16Array.from(fitting, float16Bits)))
+    // Vector instructions, at lengths that fill none, some and many of them.
+    const ordinary = fitting.filter(Number.isFinite)
+    const finite = new Uint32Array(ordinary.buffer)
+    for (const length of [5, 64, 65_537, finite.length]) {
+      const halves = new Uint16Array(length)
+      const largest = finite.subarray(0, length).reduce((most, word) => Math.max(most, word & 0x7fff_ffff), 0)
+      expect(simdHalves(finite.subarray(0, length), halves)).toBe(largest)
+      expect(sha256(halves)).toBe(sha256(Uint16Array.from(ordinary.subarray(0, length), float16Bits)))
+    }
   })
 })
 

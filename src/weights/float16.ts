@@ -1,5 +1,6 @@
 import { ModalignError, unreachable } from '../errors.ts'
 import type { TensorValue } from '../tensors.ts'
+import { simdHalves } from './float16-simd.ts'
 
 /**
  * Exact conversions between float32 and the two 16-bit formats, which travel as their bits: float16 (IEEE 754 binary16: 5 exponent bits, 10 fraction bits) and
@@ -117,6 +118,9 @@ export function toFloat32(value: TensorValue): Float32Array {
   }
 }
 
+/** Fewer are not worth the way through the program's memory. */
+const enoughForVectors = 64
+
 /**
  * float32 values as float16 bits.
  *
@@ -127,6 +131,7 @@ export function toFloat32(value: TensorValue): Float32Array {
  */
 export function toFloat16(values: Float32Array, out: Uint16Array = new Uint16Array(values.length)): Uint16Array {
   const source = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  if (source.length >= enoughForVectors && (simdHalves(source, out) ?? 0x7f80_0000) < 0x477f_f000) return out
   for (let i = 0; i < source.length; i++) {
     const word = source[i] ?? 0
     const magnitude = word & 0x7fff_ffff
