@@ -159,16 +159,14 @@ skipWithout(missing).describe('SmolLM2-135M-Instruct, Q4_1', () => {
         return ids.length <= start.length ? [] : [{ ids, supervised: ids.length - start.length }]
       })
     const tokens = sequences.reduce((sum, { supervised }) => sum + supervised, 0)
-    // Five records, all with numbers in them, differ from the reference by 0.01 to 0.12 (2893 tokens and 1.7069 there, 2891 and 1.6902 here). The likely cause, not yet proved:
-    // Transformers' reader of GGUF files does not split digits off, as this file's pre-tokenizer `smollm` does. What is held: the other 19 agree one by one, and the mean stays near.
-    expect(Math.abs(tokens - expected.alpaca.tokens)).toBeLessThanOrEqual(2)
+    expect(tokens).toBe(expected.alpaca.tokens)
     const [exact, quantised] = [await look('float32', sequences), await look('quantised', sequences)]
     const loss = (results: typeof exact): number =>
       results.reduce((sum, result) => sum + (numbers(result.sum)[0] ?? Number.NaN), 0) / tokens
     const each = exact.map((result, index) => (numbers(result.sum)[0] ?? Number.NaN) / (sequences[index]?.supervised ?? 0))
     expect(each).toHaveLength(expected.alpaca.losses.length)
-    expect(each.filter((value, index) => Math.abs(value - (expected.alpaca.losses[index] ?? Number.NaN)) < 1e-3)).toHaveLength(19)
-    expect(Math.abs(loss(exact) / expected.alpaca.perToken - 1)).toBeLessThan(0.011)
+    expect(Math.max(...each.map((value, index) => Math.abs(value - (expected.alpaca.losses[index] ?? Number.NaN))))).toBeLessThan(1e-3)
+    expect(Math.abs(loss(exact) - expected.alpaca.perToken)).toBeLessThan(1e-4)
     expect(Math.abs(loss(quantised) / loss(exact) - 1)).toBeLessThan(0.005)
     const same = exact.flatMap((result, index) => {
       const [one, other] = [numbers(result.top), numbers(quantised[index]?.top)]
