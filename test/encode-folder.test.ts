@@ -1,5 +1,4 @@
 /** Encoding many pictures: in batches as one by one, and in memory that does not grow. */
-import { readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -12,6 +11,7 @@ import { createImageDecoder, type ImageDecoder } from '../src/media/child-decode
 import { decodingReader } from '../src/model/media-reader.ts'
 import { contentDigest } from '../src/training/content-digest.ts'
 import { openFeatureStore } from '../src/training/feature-store.ts'
+import { anonymousBytes } from './bench/memory.ts'
 import { longOnly, skipWithout } from './skip.ts'
 
 let root: string
@@ -34,14 +34,6 @@ afterAll(async () => {
   await decoder.dispose()
   await rm(root, { recursive: true, force: true })
 })
-
-/** Without the pages of mapped files where Linux tells them apart: those are the store, which grows as it should, and the system takes them back when it likes. */
-function residentBytes(): number {
-  if (process.platform !== 'linux') return process.memoryUsage().rss
-  const [, kilobytes] = /^RssAnon:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? []
-  if (kilobytes === undefined) throw new Error('/proc/self/status has no RssAnon')
-  return Number(kilobytes) * 1024
-}
 
 async function* items(paths: readonly string[]): AsyncGenerator<InputItem> {
   for (const [index, file] of paths.entries()) yield { id: `${index}`, source: file, path: file }
@@ -119,7 +111,8 @@ skipWithout(process.env.MODALIGN_LONG === '1' ? undefined : longOnly).test(
         batchesAtOnce: 3,
         onBad: 'fail',
         onProgress: ({ encoded }) => {
-          if (encoded % 200 === 0) resident.push({ encoded, bytes: residentBytes() })
+          // Decoding processes are part of it.
+          if (encoded % 200 === 0) resident.push({ encoded, bytes: anonymousBytes() ?? process.memoryUsage().rss })
         },
       })
       expect(summary.encoded + summary.known).toBe(total)

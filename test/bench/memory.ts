@@ -11,6 +11,15 @@ export function pssGB(): number | undefined {
   return sumOverTree((pid) => kilobytes(`/proc/${pid}/smaps_rollup`, 'Pss'))
 }
 
+/**
+ * What the process tree has of its own, in bytes, proportionally where it is shared: without the pages of mapped files. Undefined where there is no /proc. A feature store is
+ * a mapped file: it grows as it should, and the system takes its pages back when it likes.
+ */
+export function anonymousBytes(): number | undefined {
+  const gigabytes = sumOverTree((pid) => kilobytes(`/proc/${pid}/smaps_rollup`, 'Pss_Anon'))
+  return gigabytes === undefined ? undefined : gigabytes * 1e9
+}
+
 function sumOverTree(of: (pid: number) => number): number | undefined {
   if (process.platform !== 'linux') return undefined
   return descendants(process.pid).reduce((sum, pid) => sum + of(pid), 0) / 1e6
