@@ -5,6 +5,7 @@ import { defaultMaxFrames, type FrameSampling } from '../src/media/frame-samplin
 import type { Encoder, EncoderRecipe, Features, JsonObject, TokenGrid } from '../src/model/contracts.ts'
 import type { NamedTensors } from '../src/tensors.ts'
 import { requireFrozen } from './blocks/frozen-parts.ts'
+import { averaged } from './feature-pooling.ts'
 import { digest } from './onnx-file.ts'
 
 export interface FramesOptions {
@@ -130,39 +131,6 @@ function framesOf(named: NamedTensors): readonly NamedTensors[] {
     Object.assign(found[index], { [name.slice(dot + 1)]: value })
   }
   return found
-}
-
-/** Adaptive average pooling of each frame's map, as torch.nn.functional.adaptive_avg_pool2d defines its windows. */
-function averaged(
-  { count, width, data }: Features,
-  from: { readonly rows: number; readonly columns: number },
-  to: { readonly rows: number; readonly columns: number },
-): Features {
-  const tokens = to.rows * to.columns
-  const result = new Float32Array(count * tokens * width)
-  const size = from.rows * from.columns * width
-  for (let frame = 0; frame < count; frame++) {
-    for (let row = 0; row < to.rows; row++) {
-      const [top, bottom] = span(row, from.rows, to.rows)
-      for (let column = 0; column < to.columns; column++) {
-        const [left, right] = span(column, from.columns, to.columns)
-        const place = (frame * tokens + row * to.columns + column) * width
-        const share = 1 / ((bottom - top) * (right - left))
-        for (let y = top; y < bottom; y++) {
-          for (let x = left; x < right; x++) {
-            const start = frame * size + (y * from.columns + x) * width
-            for (let channel = 0; channel < width; channel++)
-              result[place + channel] = (result[place + channel] ?? 0) + share * (data[start + channel] ?? 0)
-          }
-        }
-      }
-    }
-  }
-  return { count, tokens, width, data: result }
-}
-
-function span(index: number, length: number, wanted: number): readonly [number, number] {
-  return [Math.floor((index * length) / wanted), Math.ceil(((index + 1) * length) / wanted)]
 }
 
 const plain: z.ZodType<JsonObject> = z.record(z.string(), z.json())

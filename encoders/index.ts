@@ -15,6 +15,7 @@ import { mobilenetV2 } from './mobilenet-v2.ts'
 import { onnxAudio } from './onnx-audio.ts'
 import { onnxImage } from './onnx-image.ts'
 import { openclip } from './openclip.ts'
+import { pooled } from './pooled.ts'
 import { ppOcr } from './pp-ocr.ts'
 import { siglip } from './siglip.ts'
 import { siglip2 } from './siglip2.ts'
@@ -36,6 +37,7 @@ export { type MobilenetV2Options, mobilenetV2, mobilenetV2Preprocessing } from '
 export { type OnnxAudioOptions, onnxAudio } from './onnx-audio.ts'
 export { type OnnxImageEncoder, type OnnxImageOptions, onnxImage } from './onnx-image.ts'
 
+export { type PooledOptions, pooled } from './pooled.ts'
 export { type PpOcrOptions, ppOcr, ppOcrSettingsSchema } from './pp-ocr.ts'
 
 /** Families of image encoders that all take the same options. */
@@ -64,5 +66,6 @@ export const encoders = {
   onnxAudio,
   speechEmbedding,
   ...soundFamilies,
+  pooled,
   frames,
 } as const
