@@ -48,9 +48,13 @@ export class CacheRows {
   #read: readonly Tokens[] = []
   /** Places that each row has room for, where the cache is written in place. */
   #capacity = 0
+  readonly #carry: Readonly<Record<string, string>>
+  readonly #cacheInputs: readonly string[]
 
   constructor(model: GeneratorModel) {
     this.#model = model
+    this.#carry = carryOf(model.decoder.layers)
+    this.#cacheInputs = Object.values(this.#carry)
   }
 
   /** Tokens in each row. */
@@ -154,7 +158,7 @@ export class CacheRows {
       { ...feeds, ...source, ...(appends && { [freshPlaces]: placesFeed(this.#lengths, tokens, decoder.kvHeads) }) },
       {
         fetch: ['logits'],
-        ...(appends ? { append: this.#appended(rows) } : { carry: carryOf(decoder.layers) }),
+        ...(appends ? { append: this.#appended(rows) } : { carry: this.#carry }),
         carrySet: this.#set,
         ...(signal && { signal }),
       },
@@ -170,7 +174,7 @@ export class CacheRows {
   #appended(rows: readonly Tokens[]): AppendedOutput {
     return {
       output: freshCache,
-      inputs: Object.values(carryOf(this.#model.decoder.layers)),
+      inputs: this.#cacheInputs,
       starts: this.#lengths,
       tokens: rows.map(({ ids }) => ids.length),
     }

@@ -7,6 +7,21 @@ export function argMax(values: Float32Array): number {
   return best
 }
 
+/** The same, or -1 where a value is NaN: one pass over what is looked at for every token. */
+export function argMaxOfNumbers(values: Float32Array): number {
+  let best = 0
+  let largest = values[0] ?? 0
+  let numbers = true
+  for (let index = 0; index < values.length; index++) {
+    const value = values[index] ?? 0
+    if (value > largest) {
+      largest = value
+      best = index
+    } else if (!(value <= largest)) numbers = false
+  }
+  return numbers ? best : -1
+}
+
 /** Ids fit into what a double has beside 32 bits of score. */
 const largestIds = 2 ** 21
 

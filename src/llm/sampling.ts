@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import { type PenaltyOptions, penalised, penaltySchema, type TokenHistory } from './sampling-penalties.ts'
-import { argMax, leading } from './sampling-ranking.ts'
+import { argMax, argMaxOfNumbers, leading } from './sampling-ranking.ts'
 
 export const samplingSchema = penaltySchema.extend({
   /** 0: the likeliest token (greedy). */
@@ -74,9 +74,9 @@ interface Distribution {
 function distribution(logits: Float32Array, options: SamplingOptions, history: TokenHistory | undefined, share: number): Distribution {
   const { temperature = 0, topK = 0, topP = 1, minP = 0, typicalP = 1 } = options
   const scores = penalised(logits, options, history)
-  const best = argMax(scores)
-  const largest = scores[best] ?? 0
-  checkFinite(scores, largest)
+  const best = argMaxOfNumbers(scores)
+  const largest = scores[best] ?? Number.NaN
+  if (!Number.isFinite(largest)) checkFinite(scores, scores[argMax(scores)] ?? 0)
   if (temperature === 0) return { ids: Uint32Array.of(best), weights: Float64Array.of(1), total: 1 }
   const weightOf = (id: number): number => Math.exp(((scores[id] ?? 0) - largest) / temperature)
   const bound = largest - negligible * temperature
