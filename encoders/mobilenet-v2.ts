@@ -17,7 +17,10 @@ export const mobilenetV2Preprocessing: ImagePreprocessing = {
 }
 
 export type MobilenetV2Options = Partial<
-  Pick<OnnxImageOptions, 'model' | 'output' | 'preprocessing' | 'device' | 'threads' | 'sessions' | 'batch' | 'label'>
+  Pick<
+    OnnxImageOptions,
+    'model' | 'download' | 'onDownload' | 'output' | 'preprocessing' | 'device' | 'threads' | 'sessions' | 'batch' | 'label'
+  >
 >
 
 /**

@@ -17,12 +17,13 @@ import { exposeTensors } from '../src/onnx/surgery.ts'
 import { createSession } from '../src/runtime/node.ts'
 import type { DeviceRequest, Session } from '../src/runtime/session.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
+import { atPath, type ModelDownload } from './model-place.ts'
 import { inputsOf, openModel, shown } from './onnx-file.ts'
 import { type SoundEncoder, type SoundModel, soundEncoder } from './sound-encoder.ts'
 import { layOutSound, type SoundFeatures, type SoundLayout, type SoundLayoutRequest } from './sound-layout.ts'
 import { convolvedSteps, fixedSteps, type SoundTokens } from './sound-tokens.ts'
 
-export interface OnnxAudioOptions {
+export interface OnnxAudioOptions extends ModelDownload {
   /** A path, or the file's bytes (then without external data). */
   readonly model: string | Uint8Array
   /** The tensor to take, an output or any value inside the graph; or how to find it. `modalign inspect FILE` lists the names. */
@@ -75,7 +76,8 @@ type Settings = z.infer<typeof settingsSchema>
  * const encoder = await onnxAudio({ model: 'ast/onnx/model.onnx', output: 'last_hidden_state', prefixTokens: 2, columns: 12, order: 'frequency',
  *   preprocessing: 'ast/preprocessor_config.json' })
  */
-export async function onnxAudio(options: OnnxAudioOptions): Promise<SoundEncoder> {
+export async function onnxAudio(given: OnnxAudioOptions): Promise<SoundEncoder> {
+  const options = await atPath(given)
   const settings = parseSettings(options)
   const file = typeof options.model === 'string' ? options.model : undefined
   const preprocessing = await readPreprocessing(options.preprocessing)

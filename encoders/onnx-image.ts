@@ -28,10 +28,11 @@ import {
   layOut,
   withChannelsLast,
 } from './feature-layout.ts'
+import { atPath, type ModelDownload } from './model-place.ts'
 import { digest, inputsOf, openModel, shown } from './onnx-file.ts'
 
-export interface OnnxImageOptions {
-  /** A path, or the file's bytes (then without external data). */
+export interface OnnxImageOptions extends ModelDownload {
+  /** A path, a name on the Hugging Face Hub (`org/name/FILE.onnx`), or the file's bytes (then without external data). */
   readonly model: string | Uint8Array
   /** The tensor to take, an output or any value inside the graph; or how to find it. `modalign inspect FILE` lists the names. */
   readonly output: string | ((model: ModelProto) => string)
@@ -80,7 +81,8 @@ const settingsSchema = z.object({
  * const encoder = await onnxImage({ model: 'dinov2/model.onnx', output: 'last_hidden_state', prefixTokens: 1, preprocessing: 'dinov2/preprocessor_config.json' })
  * const { tokens, width } = await encoder.encode([await encoder.preprocess(await decodeImage('cat.jpg'))])
  */
-export async function onnxImage(options: OnnxImageOptions): Promise<OnnxImageEncoder> {
+export async function onnxImage(given: OnnxImageOptions): Promise<OnnxImageEncoder> {
+  const options = await atPath(given)
   const settings = parseSettings(options)
   const file = typeof options.model === 'string' ? options.model : undefined
   const preprocessing = await readPreprocessing(options.preprocessing)

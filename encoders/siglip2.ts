@@ -25,6 +25,7 @@ import { imageFamilyOptionsSchema, parseVisionConfig, readModelConfig } from './
 import { transformerLayer } from './blocks/transformer.ts'
 import { type LayerChoice, layerIndex } from './blocks/vision-tower.ts'
 import { clipModules } from './clip.ts'
+import { atPath, type ModelDownload } from './model-place.ts'
 import { digest } from './onnx-file.ts'
 
 const siglip2Config = z
@@ -43,8 +44,8 @@ const siglip2Config = z
   .superRefine(evenHeads)
 type Siglip2Config = z.infer<typeof siglip2Config>
 
-export interface Siglip2Options {
-  /** A model's folder: config.json, safetensors, preprocessor_config.json. */
+export interface Siglip2Options extends ModelDownload {
+  /** A model's folder: config.json, safetensors, preprocessor_config.json; or its name on the Hugging Face Hub. */
   readonly model: string
   /** As `ImageFamilyOptions.layer`. Default `last`, after the final norm. */
   readonly layer?: LayerChoice | undefined
@@ -73,7 +74,7 @@ const names = { prefix: '', others: ['vision_model.'], probe: 'embeddings.patch_
  * encoder.grid({ width: 640, height: 480 }).segments // [{ frames: 1, rows: 13, columns: 18 }]
  */
 export async function siglip2(given: string | Siglip2Options): Promise<ImageEncoder> {
-  const parsed = optionsSchema.safeParse(typeof given === 'string' ? { model: given } : given)
+  const parsed = optionsSchema.safeParse(await atPath(typeof given === 'string' ? { model: given } : given))
   if (!parsed.success) {
     const issue = parsed.error.issues[0]
     throw new ModalignError({

@@ -12,14 +12,15 @@ import type { EncoderRecipe } from '../../src/model/contracts.ts'
 import type { ModelProto } from '../../src/onnx/onnx_pb.ts'
 import type { DeviceRequest } from '../../src/runtime/session.ts'
 import { openCheckpoint } from '../../src/weights/checkpoint.ts'
+import { atPath, type ModelDownload } from '../model-place.ts'
 import { onnxImage } from '../onnx-image.ts'
 import { fixedSize, graphImage, type ImageEncoder } from './graph-image.ts'
 import { findOnnxFile, foundPrecisions, isFile, isFolder, modelFolderOf, noSuchPrecision, type OnnxPrecision } from './onnx-layouts.ts'
 import { hiddenStates } from './residual-stream.ts'
 import { type LayerChoice, layerIndex, tokenGridOf, type VisionTower, withoutPrefix } from './vision-tower.ts'
 
-export interface ImageFamilyOptions {
-  /** A model's folder (config.json and safetensors, or ONNX files as Optimum, Xenova and onnx-community publish them), or one ONNX file. */
+export interface ImageFamilyOptions extends ModelDownload {
+  /** A model's folder (config.json and safetensors, or ONNX files as Optimum, Xenova and onnx-community publish them), or one ONNX file; or its name on the Hugging Face Hub. */
   readonly model: string
   /** Which hidden state: Transformers' index among `hidden_states` (negative ones from the end), or `last` for `last_hidden_state`. Default: the family's. */
   readonly layer?: LayerChoice | undefined
@@ -87,7 +88,7 @@ export interface OpenImageFamily {
  */
 export function defineImageFamily<C>(family: ImageFamily<C>): OpenImageFamily {
   const open = async (given: string | ImageFamilyOptions): Promise<ImageEncoder> => {
-    const options = parseOptions(family.name, typeof given === 'string' ? { model: given } : given)
+    const options = parseOptions(family.name, await atPath(typeof given === 'string' ? { model: given } : given))
     const folder = (await isFolder(options.model)) ? path.resolve(options.model) : modelFolderOf(options.model)
     const source = await sourceOf(family, options, folder)
     const config = await readConfig(family, folder, source.kind === 'safetensors')

@@ -7,14 +7,15 @@ import { fileError } from '../../src/io/file-error.ts'
 import { type AudioPreprocessing, sampleRateOf } from '../../src/media/waveform-preprocess.ts'
 import type { ModelProto } from '../../src/onnx/onnx_pb.ts'
 import type { DeviceRequest } from '../../src/runtime/session.ts'
+import { atPath, type ModelDownload } from '../model-place.ts'
 import { type OnnxAudioOptions, onnxAudio, readPreprocessing } from '../onnx-audio.ts'
 import { type SoundEncoder, soundEncoder } from '../sound-encoder.ts'
 import type { SoundTokens } from '../sound-tokens.ts'
 import { openEncoderFolder, openSoundTower, type SoundTower } from './sound-graph.ts'
 import type { LayerChoice } from './vision-tower.ts'
 
-export interface SoundFamilyOptions {
-  /** A Hugging Face folder with safetensors, a folder with ONNX files as Optimum lays them out, or an ONNX file. */
+export interface SoundFamilyOptions extends ModelDownload {
+  /** A Hugging Face folder with safetensors, a folder with ONNX files as Optimum lays them out, or an ONNX file; or its name on the Hugging Face Hub. */
   readonly model: string
   /**
    * Of a folder with safetensors: Transformers' index among `hidden_states`, or `last` (default), `last_hidden_state`. An ONNX file has the layers that its
@@ -76,7 +77,7 @@ const settingsSchema = z.object({
 /** The function that opens encoders of a family. */
 export function defineSoundFamily<C>(family: SoundFamily<C>): (options: string | SoundFamilyOptions) => Promise<SoundEncoder> {
   return async (given) => {
-    const options = typeof given === 'string' ? { model: given } : given
+    const options = await atPath(typeof given === 'string' ? { model: given } : given)
     const checked = settingsSchema.safeParse(options)
     if (!checked.success) {
       const [issue] = checked.error.issues

@@ -8,13 +8,14 @@ import { type encoders, mobilenetV2, type OnnxImageEncoder, onnxImage } from '..
 import type { Encoder, EncoderRecipe, JsonObject, Modality } from '../model/contracts.ts'
 import type { Catalogues } from '../model/saved-model.ts'
 import { withoutUndefined } from '../runtime/session.ts'
+import type { DownloadOptions } from '../weights/hub/resolve-model.ts'
 import { checked } from './encoder-options.ts'
 import { imageCatalogue, imageSettings, onnxImageSettings } from './image-catalogue.ts'
 import { soundCatalogue, soundSettings } from './sound-catalogue.ts'
 import { videoCatalogue, videoSettings } from './video-catalogue.ts'
 
 /** Where an encoder runs: a matter of the machine, not of what it computes, so no saved model remembers it. */
-export interface EncoderPlace {
+export interface EncoderPlace extends Pick<DownloadOptions, 'download' | 'onDownload'> {
   readonly device?: 'auto' | 'cpu' | 'cuda' | 'directml' | 'coreml' | 'webgpu' | 'wasm'
   readonly threads?: number
   /** Of an image encoder on the CPU, each with `threads` threads: how many calls are worked on at once. Default 1. */

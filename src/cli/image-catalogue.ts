@@ -16,17 +16,18 @@ import { imagePreprocessingSchema } from '../media/preprocess.ts'
 import { tilingSchema } from '../media/tiling.ts'
 import type { Encoder } from '../model/contracts.ts'
 import { withoutUndefined } from '../runtime/session.ts'
+import type { DownloadOptions } from '../weights/hub/resolve-model.ts'
 import { checked } from './encoder-options.ts'
-import { pathSchema } from './path-schema.ts'
+import { modelNameSchema, pathSchema } from './path-schema.ts'
 
-interface EncoderPlace {
+interface EncoderPlace extends Pick<DownloadOptions, 'download' | 'onDownload'> {
   readonly device?: 'auto' | 'cpu' | 'cuda' | 'directml' | 'coreml' | 'webgpu' | 'wasm'
   readonly threads?: number
   readonly sessions?: number
 }
 
 export const onnxImageSettings = z.strictObject({
-  model: pathSchema,
+  model: modelNameSchema,
   output: z.string().min(1),
   preprocessing: z.union([pathSchema, imagePreprocessingSchema]),
   layout: z.enum(['nchw-map', 'tokens']).optional(),
@@ -38,7 +39,7 @@ export const onnxImageSettings = z.strictObject({
 
 /** Of every family of {@link imageFamilies}. */
 const familySettings = z.strictObject({
-  model: pathSchema,
+  model: modelNameSchema,
   layer: z.union([z.literal('last'), z.int()]).optional(),
   preprocessing: z.union([pathSchema, imagePreprocessingSchema]).optional(),
   weights: z.enum(['safetensors', 'fp32', 'fp16', 'int8', 'uint8', 'q8', 'q4', 'q4f16', 'bnb4']).optional(),
@@ -46,13 +47,13 @@ const familySettings = z.strictObject({
   batch: z.int().min(1).max(4096).optional(),
   label: z.string().min(1).optional(),
 })
-const ppOcrSettings = ppOcrSettingsSchema.extend({ model: pathSchema })
+const ppOcrSettings = ppOcrSettingsSchema.extend({ model: modelNameSchema })
 const siglip2Settings = familySettings.omit({ weights: true, prefixTokens: true })
 
 /** An encoder within another, as recipes name them. */
 export const part = z.strictObject({
   family: z.string().min(1),
-  model: pathSchema.optional(),
+  model: modelNameSchema.optional(),
   options: z.record(z.string(), z.json()).default({}),
 })
 

@@ -5,10 +5,10 @@ import { audioPreprocessingSchema } from '../media/waveform-preprocess.ts'
 import type { Encoder } from '../model/contracts.ts'
 import { withoutUndefined } from '../runtime/session.ts'
 import { checked } from './encoder-options.ts'
-import { pathSchema } from './path-schema.ts'
+import { modelNameSchema, pathSchema } from './path-schema.ts'
 
 const shared = {
-  model: pathSchema,
+  model: modelNameSchema,
   batch: z.int().min(1).max(4096).optional(),
   label: z.string().min(1).optional(),
 }
@@ -25,7 +25,7 @@ const onnxAudioSettings = z.strictObject({
   convolution: z.strictObject({ strideSamples: z.int().min(1), receptiveSamples: z.int().min(1) }).optional(),
   dropPadding: z.boolean().optional(),
 })
-const speechEmbeddingSettings = z.strictObject(shared)
+const speechEmbeddingSettings = z.strictObject({ ...shared, model: pathSchema })
 const soundFamilySettings = z.strictObject({
   ...shared,
   layer: z.union([z.literal('last'), z.int()]).optional(),
@@ -49,7 +49,7 @@ export const soundSettings = {
   beats: soundFamilySettings,
 } as const
 
-type Place = Pick<SoundFamilyOptions, 'device' | 'threads'>
+type Place = Pick<SoundFamilyOptions, 'device' | 'threads' | 'download' | 'onDownload'>
 type Make = (options: unknown) => Promise<Encoder<'audio'>>
 
 export function soundCatalogue(place: Place): Readonly<Record<keyof typeof soundSettings, Make>> {

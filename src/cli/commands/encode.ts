@@ -15,6 +15,7 @@ import { encoderEntrySchema, makeEncoder } from '../catalogue-entries.ts'
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
 import { commandText } from '../command-text.ts'
+import { downloading } from '../downloading.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { listenForInterrupts } from '../interrupts.ts'
 import { extensionsOf, units } from '../media-kinds.ts'
@@ -29,6 +30,7 @@ const settings = z.strictObject({
   batchSize: z.int().min(1).max(4096).default(16),
   onBad: z.enum(['fail', 'skip']).default('skip'),
   root: pathSchema.optional(),
+  download: z.boolean().optional(),
   device: z.enum(['auto', ...devices]).optional(),
   threads: z.int().min(1).max(1024).optional(),
 })
@@ -42,6 +44,7 @@ export const encodeCommand = defineCommand({
     'batch-size': 'media in one run of the encoder; default 16',
     'on-bad': 'a medium that cannot be used ends the job, or is counted and told (default skip)',
     root: 'the folder that no medium may lie outside of; default: where the input begins',
+    download: 'fetch an encoder that is named, and not in the Hugging Face cache, from the Hub',
     device: 'where to compute; default auto',
     threads: 'threads on the CPU; default: the cores',
   },
@@ -50,7 +53,10 @@ export const encodeCommand = defineCommand({
   ],
   async run(given, { io, terminal, argv }) {
     const shared = encoderThreads(given.threads)
-    const encoder = await makeEncoder(given.encoder, withoutUndefined({ device: given.device, ...shared }))
+    const encoder = await makeEncoder(given.encoder, {
+      ...withoutUndefined({ device: given.device, ...shared }),
+      ...downloading(given.download, terminal),
+    })
     let progress: Progress | undefined
     using interrupts = listenForInterrupts(io, () => progress?.message('stopping after this batch; press Ctrl-C again to stop at once'))
     try {

@@ -100,7 +100,7 @@ export const tuneCommand = defineCommand({
   settings,
   help: {
     llm: "the language model's Hugging Face folder, or its name on the Hub",
-    download: 'fetch a language model that is named, and not in the Hugging Face cache, from the Hub',
+    download: 'fetch models that are named, and not in the Hugging Face cache, from the Hub',
     'image-encoder': 'mobilenetV2, {family: onnxImage, model: FILE, output: TENSOR, preprocessing: ...}, or ./FILE.js#EXPORT',
     'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
     'audio-encoder': 'as image-encoder, for sounds: for example {family: whisper, model: FOLDER}',
@@ -326,7 +326,7 @@ async function composeModel(given: Settings, terminal: Terminal): Promise<Multim
     for (const [index, { modality, encoder: entry, trainable }] of named.entries()) {
       const projector = projectors[index]
       if (projector === undefined) continue
-      const encoder = await makeEncoder(entry, place)
+      const encoder = await makeEncoder(entry, { ...place, ...downloading(download, terminal) })
       branches[modality] = { encoder, projector }
       if (trainable !== undefined) branches[modality] = { encoder: await adaptEncoder(encoder, { trainable, seed, threads }), projector }
     }
