@@ -26,7 +26,7 @@ export interface GgmlVocabulary {
   readonly addEos?: boolean | undefined
   readonly addSpacePrefix?: boolean | undefined
   readonly removeExtraWhitespaces?: boolean | undefined
-  /** Control tokens swallow the white space on their right, as Phi-3's do. */
+  /** Control tokens swallow the white space on their right, as Phi-3's do, all but `<unk>`, `<s>` and `<|endoftext|>`. */
   readonly stripAfterControl?: boolean | undefined
   /** `tokenizer.chat_template` and, by their names, `tokenizer.chat_template.NAME`. */
   readonly chatTemplates?: ReadonlyMap<string, string> | undefined
@@ -35,6 +35,8 @@ export interface GgmlVocabulary {
 }
 
 const tokenType = { unknown: 2, control: 3, userDefined: 4, byte: 6 } as const
+/** Of models whose control tokens swallow white space. */
+const keepsSpaceAfter: ReadonlySet<string> = new Set(['<unk>', '<s>', '<|endoftext|>'])
 /** Contents of control tokens that end a turn in the templates of well-known models, whether their files say so or not. */
 const turnEnds: ReadonlySet<string> = new Set([
   '<|im_end|>',
@@ -112,7 +114,7 @@ function addedTokens(vocabulary: GgmlVocabulary): JsonValue[] {
     if (content === '' || ids.get(content) !== id) return []
     const special = type === tokenType.control || type === tokenType.unknown
     if (!special && type !== tokenType.userDefined) return []
-    const rstrip = type === tokenType.control && vocabulary.stripAfterControl === true
+    const rstrip = special && vocabulary.stripAfterControl === true && !keepsSpaceAfter.has(content)
     return [{ id, content, single_word: false, lstrip: false, rstrip, normalized: false, special }]
   })
 }
