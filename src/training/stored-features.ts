@@ -10,7 +10,7 @@ import { crc32 } from 'node:zlib'
 import { z } from 'zod'
 import { ModalignError, unreachable } from '../errors.ts'
 import type { MediaSize, Modality, Region } from '../model/contracts.ts'
-import { toFloat16, toFloat32 } from '../weights/float16.ts'
+import { roundToFloat16, toFloat32 } from '../weights/float16.ts'
 
 /** What features depend on. */
 export interface FeatureKey {
@@ -73,19 +73,29 @@ export interface PackedFeatures {
 }
 
 /** @throws FEATURES_NOT_FINITE: such features would poison every run that reads them. */
-export function packFeatures(key: FeatureKey, { size, data }: StoredFeatures, wanted: FeatureDtype): PackedFeatures {
-  const largest = largestMagnitude(data)
-  if (largest >= infinity) {
-    const place = data.findIndex((value) => !Number.isFinite(value))
-    throw new ModalignError({
-      code: 'FEATURES_NOT_FINITE',
-      field: `${key.modality} ${key.content}`,
-      got: `${data[place]} at element ${place}`,
-      expected: 'finite features',
-      hint: 'the encoder overflows on this medium: try a float32 file or another device',
-    })
+export function packFeatures(key: FeatureKey, features: StoredFeatures, wanted: FeatureDtype): PackedFeatures {
+  const { data } = features
+  const packed = packedAs(key, features, wanted, wanted)
+  if (packed.largest < infinity) {
+    const tooLarge = wanted === 'float16' && packed.largest > largestFloat16
+    return (tooLarge ? packedAs(key, features, wanted, 'float32') : packed).record
   }
-  const dtype = wanted === 'float16' && largest > largestFloat16 ? 'float32' : wanted
+  const place = data.findIndex((value) => !Number.isFinite(value))
+  throw new ModalignError({
+    code: 'FEATURES_NOT_FINITE',
+    field: `${key.modality} ${key.content}`,
+    got: `${data[place]} at element ${place}`,
+    expected: 'finite features',
+    hint: 'the encoder overflows on this medium: try a float32 file or another device',
+  })
+}
+
+function packedAs(
+  key: FeatureKey,
+  { size, data }: StoredFeatures,
+  wanted: FeatureDtype,
+  dtype: FeatureDtype,
+): { readonly record: PackedFeatures; readonly largest: number } {
   const tokens = data.length / key.width
   const text = JSON.stringify({ format, key: JSON.parse(keyText(key, wanted)), size, tokens, dtype })
   // Spaces fill the header up, so that the numbers behind it lie where typed arrays can be.
@@ -95,17 +105,13 @@ export function packFeatures(key: FeatureKey, { size, data }: StoredFeatures, wa
   const bytes = Buffer.from(new ArrayBuffer(start + payload + 4))
   bytes.writeUInt32LE(header.length, 0)
   header.copy(bytes, 4)
-  pack(data, key.width, dtype, bytes.subarray(start, start + payload))
+  const largest = pack(data, key.width, dtype, bytes.subarray(start, start + payload))
   bytes.writeUInt32LE(crc32(bytes.subarray(0, -4)), bytes.length - 4)
-  return {
-    key,
-    bytes,
-    dtype,
-    stored: () =>
-      dtype === 'float32'
-        ? data
-        : (unpacked(bytes.subarray(start, start + payload), tokens, key.width, dtype) ?? unreachable('features that were just packed')),
-  }
+  const stored = (): Float32Array =>
+    dtype === 'float32'
+      ? data
+      : (unpacked(bytes.subarray(start, start + payload), tokens, key.width, dtype) ?? unreachable('features that were just packed'))
+  return { record: { key, bytes, dtype, stored }, largest }
 }
 
 /** Magnitudes as the bits of a float32, which are ordered as the magnitudes are, NaN above infinity. */
@@ -158,23 +164,18 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Into the place of the payload, which begins at a multiple of 4 bytes. */
-function pack(data: Float32Array, width: number, dtype: FeatureDtype, payload: Buffer): void {
+/** Into the place of the payload, which begins at a multiple of 4 bytes. @returns the largest magnitude, as {@link roundToFloat16} */
+function pack(data: Float32Array, width: number, dtype: FeatureDtype, payload: Buffer): number {
   const { buffer, byteOffset } = payload
-  switch (dtype) {
-    case 'float32':
-      new Float32Array(buffer, byteOffset, data.length).set(data)
-      break
-    case 'float16':
-      toFloat16(data, new Uint16Array(buffer, byteOffset, data.length))
-      break
-    case 'int8':
-      packInt8(data, new Float32Array(buffer, byteOffset, width), new Int8Array(buffer, byteOffset + width * 4, data.length))
-      break
-    default:
-      dtype satisfies never
+  if (dtype === 'float16') {
+    const largest = roundToFloat16(data, new Uint16Array(buffer, byteOffset, data.length))
+    toLittleEndian(payload, dtype, width)
+    return largest
   }
+  if (dtype === 'float32') new Float32Array(buffer, byteOffset, data.length).set(data)
+  else packInt8(data, new Float32Array(buffer, byteOffset, width), new Int8Array(buffer, byteOffset + width * 4, data.length))
   toLittleEndian(payload, dtype, width)
+  return largestMagnitude(data)
 }
 
 function packInt8(data: Float32Array, scales: Float32Array, values: Int8Array): void {

@@ -60,7 +60,7 @@ describe('against NumPy and PyTorch', () => {
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalHalf(float16Bits(value))))).toBe(fixture.midpoints.float16)
     expect(sha256(Uint16Array.from(inputs, (value) => canonicalBrain(bfloat16Bits(value))))).toBe(fixture.midpoints.bfloat16)
     const fitting = inputs.filter((value) => !(Math.abs(value) >= 65_520 && Number.isFinite(value)))
-    // The plain loop, which takes what is not finite.
+    // By the plain loop, because not all are finite.
     expect(sha256(toFloat16(fitting))).toBe(sha256(Uint16Array.from(fitting, float16Bits)))
     // Vector instructions, at lengths that fill none, some and many of them.
     const ordinary = fitting.filter(Number.isFinite)

@@ -120,39 +120,45 @@ export function toFloat32(value: TensorValue): Float32Array {
 
 /** Fewer are not worth the way through the program's memory. */
 const enoughForVectors = 64
+/** 65520 as the bits of a float32: from here on rounding gives infinity. */
+const overflow = 0x477f_f000
 
 /**
  * float32 values as float16 bits.
  *
- * @param out where to write them; default: a new array
  * @throws ModalignError `FLOAT16_OVERFLOW` for a finite value whose magnitude is 65520 or more: it would silently become infinite
  * @example
  * toFloat16(new Float32Array([1, -2])) // Uint16Array [0x3c00, 0xc000]
  */
-export function toFloat16(values: Float32Array, out: Uint16Array = new Uint16Array(values.length)): Uint16Array {
-  const source = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  if (source.length >= enoughForVectors && (simdHalves(source, out) ?? 0x7f80_0000) < 0x477f_f000) return out
-  for (let i = 0; i < source.length; i++) {
-    const word = source[i] ?? 0
-    const magnitude = word & 0x7fff_ffff
-    // Inline what float16Bits does with normal numbers and with zero, which are nearly all: a call and a trip through memory cost five times as much.
-    if (magnitude >= 0x3880_0000 && magnitude < 0x477f_f000)
-      out[i] = ((word >>> 16) & 0x8000) | ((magnitude - 0x3800_0000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
-    else if (magnitude === 0) out[i] = word >>> 16
-    else {
-      const value = values[i] ?? 0
-      if (magnitude >= 0x477f_f000 && Number.isFinite(value)) {
-        throw new ModalignError({
-          code: 'FLOAT16_OVERFLOW',
-          got: `${value} at element ${i}`,
-          expected: 'magnitudes below 65520',
-          hint: 'keep this tensor in float32 or bfloat16',
-        })
-      }
-      out[i] = float16Bits(value)
-    }
+export function toFloat16(values: Float32Array): Uint16Array {
+  const out = new Uint16Array(values.length)
+  if (roundToFloat16(values, out) < overflow) return out
+  const place = values.findIndex((value) => Math.abs(value) >= 65_520 && Number.isFinite(value))
+  if (place < 0) return out
+  throw new ModalignError({
+    code: 'FLOAT16_OVERFLOW',
+    got: `${values[place]} at element ${place}`,
+    expected: 'magnitudes below 65520',
+    hint: 'keep this tensor in float32 or bfloat16',
+  })
+}
+
+/**
+ * Writes float32 values as float16 bits; what is too large becomes infinity.
+ *
+ * @returns the largest magnitude as the bits of a float32, which are ordered as magnitudes are, NaN above infinity
+ */
+export function roundToFloat16(values: Float32Array, out: Uint16Array): number {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  const fast = words.length >= enoughForVectors ? simdHalves(words, out) : undefined
+  if (fast !== undefined && fast < overflow) return fast
+  let largest = 0
+  for (let i = 0; i < words.length; i++) {
+    const magnitude = (words[i] ?? 0) & 0x7fff_ffff
+    if (magnitude > largest) largest = magnitude
+    out[i] = float16Bits(values[i] ?? 0)
   }
-  return out
+  return largest
 }
 
 /**
