@@ -30,6 +30,8 @@ const deepseek3 = sequence(
   ),
   bytes,
 )
+/** One kind of word after another is cut out of what is left. */
+const deepseekCoder = sequence(...['[\\r\\n]', '\\s?\\p{L}+', '\\s?\\p{P}+', '[一-龥ࠀ-一가-퟿]+', '\\p{N}'].map(isolated), bytes)
 
 const nfc = { type: 'NFC' }
 const plain: PreTokenizer = { preTokenizer: gpt2 }
@@ -70,6 +72,7 @@ export const preTokenizers: ReadonlyMap<string, PreTokenizer> = new Map<string, 
   ['megrez', qwen2],
   ['stablelm2', { preTokenizer: words(modern('\\p{N}')), normalizer: nfc }],
   ['hunyuan', qwen2],
+  ['deepseek-coder', { preTokenizer: deepseekCoder }],
   ['deepseek-v3', { preTokenizer: deepseek3 }],
   ['tekken', { preTokenizer: words(cased('', '\\p{N}')), ignoreMerges: true }],
   ['gpt-4o', { preTokenizer: words(cased(`${contraction}?`, '\\p{N}{1,3}')), ignoreMerges: true }],
