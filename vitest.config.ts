@@ -11,6 +11,8 @@ export default defineConfig({
     execArgv: ['--import', 'tsx'],
     reporters: ['default', new SkipReporter({ failOnSkip: long })],
     maxWorkers: 2,
+    // Half of the time of a run would go into loading the same modules for every file. Files share a process, so none may leave anything behind in it.
+    isolate: false,
     testTimeout: long ? 1_800_000 : 60_000,
     hookTimeout: 120_000,
   },
