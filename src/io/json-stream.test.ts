@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import suite from '../../test/fixtures/datasets/json-test-suite.json' with { type: 'json' }
+import { longOnly, skipWithout } from '../../test/skip.ts'
 import { type ErrorData, errorData } from '../errors.ts'
 import { type JsonRecord, type JsonStreamOptions, jsonFileRecords, jsonRecords } from './json-stream.ts'
 import { findJsonFault } from './json-syntax.ts'
@@ -241,8 +242,8 @@ describe('bad input', () => {
 })
 
 describe('size', () => {
-  test.skipIf(process.env.MODALIGN_LONG !== '1')(
-    'an array beyond the longest string of the engine, in little memory (skipped unless MODALIGN_LONG=1)',
+  skipWithout(process.env.MODALIGN_LONG === '1' ? undefined : longOnly).test(
+    'an array beyond the longest string of the engine, in little memory',
     async () => {
       const record = Buffer.from(`{"id": "0", "conversations": [{"from": "human", "value": "${'What is this? '.repeat(60)}"}]},\n`)
       const chunk = Buffer.concat(Array.from({ length: 1000 }, () => record))
