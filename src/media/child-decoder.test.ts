@@ -58,6 +58,20 @@ test('prepares as this process does, from bytes too', async () => {
   expect((await decoder.preprocess(bytes, spec)).format).toBe('png')
 })
 
+test('pictures too large for the shared room cross, too, between small ones', async () => {
+  const wide = await sharp({ create: { width: 1400, height: 1100, channels: 3, background: '#123456' } })
+    .png()
+    .toBuffer()
+  const sources = ['a.jpeg', wide, 'a.png', wide, 'a.webp']
+  const decoded = await Promise.all(sources.map((source) => decoder.decode(source)))
+  for (const [index, source] of sources.entries()) {
+    const expected = await decodeImage(source, { root })
+    const { data, ...rest } = decoded[index] ?? { data: new Uint8Array(0) }
+    expect(Buffer.compare(data, expected.data)).toBe(0)
+    expect(rest).toEqual({ width: expected.width, height: expected.height, format: expected.format, notes: expected.notes })
+  }
+})
+
 test('data URLs and streams decode too, and errors call them what they are', async () => {
   const bytes = await sharp(path.join(root, 'a.jpeg')).png().toBuffer()
   await using own = createImageDecoder({ processes: 1 })
