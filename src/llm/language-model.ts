@@ -26,6 +26,8 @@ export interface LanguageModel extends TextGenerator {
   readonly embeddingRms: number
   readonly tokenizer: Tokenizer
   readonly template: ChatTemplate
+  /** Whether the template was chosen (`LanguageModelOptions.template`) and is not the model's own: a saved model then keeps its text. */
+  readonly templateChosen?: boolean
   /** Builds `decoder` again, its weights looked up otherwise: what adapters are made with. */
   readonly build: BuildDecoder
   /** Generates with another decoder made from this model, as this model would. */
@@ -88,13 +90,17 @@ export async function loadLanguageModel(where: string, options: LanguageModelOpt
     embeddingRms: (await source.rms(decoder.embeddingsName)) * (decoder.embeddingScale ?? 1),
     tokenizer,
     template: source.template(),
+    ...(options.template !== undefined && { templateChosen: true }),
     defaults: samplingDefaults(source.generationConfig),
     options,
   })
 }
 
 interface Parts
-  extends Pick<LanguageModel, 'label' | 'folder' | 'identity' | 'decoder' | 'build' | 'embeddingRms' | 'tokenizer' | 'template'> {
+  extends Pick<
+    LanguageModel,
+    'label' | 'folder' | 'identity' | 'decoder' | 'build' | 'embeddingRms' | 'tokenizer' | 'template' | 'templateChosen'
+  > {
   readonly defaults: GenerationOptions
   readonly options: LanguageModelOptions
 }

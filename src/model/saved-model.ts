@@ -55,6 +55,8 @@ const manifestSchema = z.strictObject({
     hiddenSize: z.int().positive(),
     /** Relative to the manifest's folder, or absolute. */
     path: z.string().optional(),
+    /** The chat template that was chosen for it, in Jinja; absent: its own. */
+    template: z.string().optional(),
     /** What of it was trained; the values lie in `adapters/`. */
     adapters: adapterSchema.optional(),
   }),
@@ -97,6 +99,7 @@ function manifestOf(model: MultimodalModel, folder: string): ModelManifest {
       identity: llm.identity,
       hiddenSize: llm.decoder.hiddenSize,
       path: portable(folder, llm.folder),
+      ...(llm.templateChosen === true && { template: llm.template.source }),
       ...(llm.adapters && { adapters: llm.adapters.settings }),
     },
     ...Object.fromEntries(model.modalities.map((modality) => [modality, manifestBranch(model, modality, folder)])),
@@ -144,6 +147,10 @@ export interface LoadOptions extends LanguageModelOptions {
   readonly reader?: MediaReader
 }
 
+/** How the model was written to as it was tuned, where that is not as its language model has it. */
+export const savedTemplate = ({ llm }: Pick<ModelManifest, 'llm'>): Pick<LanguageModelOptions, 'template'> =>
+  llm.template === undefined ? {} : { template: { jinja: llm.template } }
+
 /**
  * Loads a saved model with the encoder and language model that its manifest names.
  *
@@ -158,7 +165,9 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
   const known = modalities.filter((modality) => manifest[modality] !== undefined)
   const named = known.map((modality) => ({ modality, saved: savedBranch(manifest, modality, file) }))
   const projectors = named.map(({ modality, saved }) => namedProjector(modality, saved, catalogues, file))
-  const llm = options.llm ?? (await loadLanguageModel(namedPath(directory, manifest.llm.path, 'llm', file), options))
+  const llm =
+    options.llm ??
+    (await loadLanguageModel(namedPath(directory, manifest.llm.path, 'llm', file), { ...savedTemplate(manifest), ...options }))
   // Those that were given stay with whoever gave them.
   const opened: Encoder[] = []
   try {

@@ -132,7 +132,7 @@ export function createChatTemplate(files: ChatTemplateFiles, options: ChatTempla
       expected: options.name === undefined ? 'a chat template' : `one named ${options.name}`,
       hint:
         names === ''
-          ? 'a base model has none: use its instruction-tuned version, or put the template of your choice into chat_template.jinja beside tokenizer.json'
+          ? 'a base model has none: choose one (template: plain, pure, vicuna, chatml or a Jinja file), use its instruction-tuned version, or put chat_template.jinja beside tokenizer.json'
           : 'name one of them',
     })
   }

@@ -5,6 +5,7 @@ import { fileSource } from '../../io/byte-source.ts'
 import { fingerprint } from '../../io/fingerprint.ts'
 import { type ChatTemplate, createChatTemplate } from '../../text/chat-template.ts'
 import { loadTokenizer, readJson, readTemplateFiles } from '../../text/model-folder.ts'
+import { chosenTemplate } from '../../text/template-choice.ts'
 import { type Checkpoint, openCheckpoint } from '../../weights/checkpoint.ts'
 import { toFloat32 } from '../../weights/float16.ts'
 import type { TensorToWrite } from '../../weights/safetensors.ts'
@@ -31,10 +32,11 @@ export async function openFolder(folder: string, options: SourceOptions): Promis
       hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json, or a .gguf file',
     })
   }
-  const [published, tokenizer, templateFiles] = await Promise.all([
+  const [published, tokenizer, templateFiles, chosen] = await Promise.all([
     openCheckpoint(folder),
     loadTokenizer(folder),
     readTemplateFiles(folder),
+    chosenTemplate(options.template),
   ])
   const files = new Set([...published.tensors.values()].map((tensor) => tensor.file))
   const fingerprints: string[] = []
@@ -49,7 +51,7 @@ export async function openFolder(folder: string, options: SourceOptions): Promis
     fingerprints,
     rms: (name) => sampledRms(checkpoint, name),
     tokenizer,
-    template: once(() => createChatTemplate(templateFiles)),
+    template: once(() => createChatTemplate({ ...templateFiles, ...chosen })),
     generationConfig: await readJson(join(folder, 'generation_config.json'), largestConfigBytes),
   }
 }

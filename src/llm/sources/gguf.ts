@@ -4,6 +4,7 @@ import { fileSource } from '../../io/byte-source.ts'
 import { fingerprint } from '../../io/fingerprint.ts'
 import { createChatTemplate } from '../../text/chat-template.ts'
 import { ggmlTokenizerFiles } from '../../text/ggml-vocabulary.ts'
+import { chosenTemplate } from '../../text/template-choice.ts'
 import { createTokenizer } from '../../text/tokenizer.ts'
 import { formatOf, ggufTensor } from '../../weights/gguf/dequantise.ts'
 import { type GgufFile, openGguf } from '../../weights/gguf/gguf.ts'
@@ -31,6 +32,7 @@ export async function openGgufModel(path: string, options: SourceOptions): Promi
   const weights = ggufWeights(file, architecture, config)
   const fingerprints = [await fingerprint(await fileSource(path))]
   const tokenizer = await createTokenizer(files)
+  const chosen = await chosenTemplate(options.template)
   const { weights: form = 'float32' } = options
   const tensors = (): readonly TensorToWrite[] =>
     form === 'float32' ? weights.map((weight) => expandedWeight(file, weight)) : weights.flatMap((weight) => packedWeight(file, weight))
@@ -48,7 +50,7 @@ export async function openGgufModel(path: string, options: SourceOptions): Promi
     fingerprints,
     rms: (name) => rmsOf(file, weights, name),
     tokenizer,
-    template: once(() => createChatTemplate(files)),
+    template: once(() => createChatTemplate({ ...files, ...chosen })),
     generationConfig: files.generationConfig,
   }
 }

@@ -29,7 +29,7 @@ async function openPath(where: string, options: SourceOptions): Promise<ModelSou
     throw fileError(error, where, 'a Hugging Face model folder or a .gguf file')
   })
   if (!found.isDirectory()) return openFile(where, options)
-  if ((await exportFiles(where)).length > 0) return openExport(where)
+  if ((await exportFiles(where)).length > 0) return openExport(where, options)
   const names = await readdir(where)
   const [only, ...others] = names.filter((name) => name.toLowerCase().endsWith('.gguf'))
   if (only === undefined || names.includes('config.json')) return openFolder(where, options)
@@ -44,7 +44,7 @@ async function openPath(where: string, options: SourceOptions): Promise<ModelSou
 }
 
 async function openFile(path: string, options: SourceOptions): Promise<ModelSource> {
-  if (path.toLowerCase().endsWith('.onnx')) return openExport(path)
+  if (path.toLowerCase().endsWith('.onnx')) return openExport(path, options)
   await using handle = await open(path, 'r')
   const { buffer, bytesRead } = await handle.read({ buffer: Buffer.alloc(4), position: 0 })
   if (buffer.toString('latin1', 0, bytesRead) === 'GGUF' || path.toLowerCase().endsWith('.gguf')) return openGgufModel(path, options)

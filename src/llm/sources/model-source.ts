@@ -1,6 +1,7 @@
 /** What a language model is made of, in whatever form it was published. */
 import type { JsonValue } from '../../io/json.ts'
 import type { ChatTemplate } from '../../text/chat-template.ts'
+import type { TemplateChoice } from '../../text/template-choice.ts'
 import type { Tokenizer } from '../../text/tokenizer.ts'
 import type { DownloadOptions } from '../../weights/hub/resolve-model.ts'
 import type { WeightLookup } from '../decoder.ts'
@@ -37,6 +38,11 @@ export interface SourceOptions extends DownloadOptions {
    * Weights that were not published in blocks are not changed.
    */
   readonly weights?: WeightForm
+  /**
+   * How conversations are written, in place of what the model has: `plain`, `pure`, `vicuna`, `chatml` (see `namedTemplates`), the path of a Jinja file, or `{ jinja }`. Base models have none
+   * of their own.
+   */
+  readonly template?: TemplateChoice
   /** Where files made of weights are kept: see `MODALIGN_CACHE`. Default: the system's folder for such files. */
   readonly cacheFolder?: string
   /** Told before weights are brought into the form that sessions map: once for each model, some seconds a gigabyte. */

@@ -15,6 +15,7 @@ import { lower } from '../../onnx/lower.ts'
 import { createLocalSession } from '../../runtime/local.ts'
 import { createChatTemplate } from '../../text/chat-template.ts'
 import { loadTokenizer, readJson, readTemplateFiles } from '../../text/model-folder.ts'
+import { chosenTemplate } from '../../text/template-choice.ts'
 import { traceDecoder } from '../adapters/plan.ts'
 import type { Decoder } from '../decoder.ts'
 import { checkAttributes, withoutUnusedWindow } from '../exports/export-attributes.ts'
@@ -23,7 +24,7 @@ import { type ExportFile, readExport } from '../exports/export-file.ts'
 import { type ExportWeights, exportLookup, exportWeights, type StoredMatrix, type TableSize } from '../exports/export-weights.ts'
 import { buildDecoder } from '../families/index.ts'
 import { once } from './folder.ts'
-import type { ModelSource } from './model-source.ts'
+import type { ModelSource, SourceOptions } from './model-source.ts'
 
 const largestConfigBytes = 1_048_576
 const embeddingsName = 'model.embed_tokens.weight'
@@ -45,7 +46,7 @@ export async function exportFiles(folder: string): Promise<readonly string[]> {
  * @throws ModalignError `LLM_AMBIGUOUS`, `LLM_CONFIG_MISSING`, `LLM_CONFIG`, `LLM_EXPORT_*` (a kind of export that is not understood, or one of another model than config.json
  * says), `ONNX_*`, `TENSOR_MISSING`, `WEIGHT_SHAPE`, `TOKENIZER_*`
  */
-export async function openExport(path: string): Promise<ModelSource> {
+export async function openExport(path: string, options: SourceOptions = {}): Promise<ModelSource> {
   const isFile = path.endsWith('.onnx')
   const file = isFile ? path : chosen(path, await exportFiles(path))
   const own = dirname(resolve(file))
@@ -73,7 +74,11 @@ export async function openExport(path: string): Promise<ModelSource> {
   })
   const { decoder } = traceDecoder((change = (same) => same) => buildDecoder(json, change(lookup), configFile))
   checkUsed(exported, weights, used)
-  const [tokenizer, templateFiles] = await Promise.all([loadTokenizer(folder), readTemplateFiles(folder)])
+  const [tokenizer, templateFiles, template] = await Promise.all([
+    loadTokenizer(folder),
+    readTemplateFiles(folder),
+    chosenTemplate(options.template),
+  ])
   const fingerprints: string[] = []
   for (const one of [...exported.files, ...(embeddings.file?.files ?? [])]) fingerprints.push(await fingerprint(await fileSource(one)))
   return {
@@ -85,7 +90,7 @@ export async function openExport(path: string): Promise<ModelSource> {
     fingerprints,
     rms: () => sampledRms(decoder),
     tokenizer,
-    template: once(() => createChatTemplate(templateFiles)),
+    template: once(() => createChatTemplate({ ...templateFiles, ...template })),
     generationConfig: await readJson(join(folder, 'generation_config.json'), largestConfigBytes),
   }
 }
