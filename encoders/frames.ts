@@ -15,6 +15,11 @@ export interface FramesOptions {
   readonly pooling?: { readonly rows: number; readonly columns: number } | undefined
   /** The features of so many frames, one after another, are averaged; the last of what is left. Default 1. */
   readonly neighbours?: number | undefined
+  /**
+   * What the language model reads about time, as text among the tokens. `each`: `<1.5 seconds>` before every frame, or mean of neighbours, as Qwen3-VL has it. `list`: behind them all, as LLaVA-Video
+   * instructs, how long the film lasts, how many frames were taken, and when. Default: nothing.
+   */
+  readonly timestamps?: 'each' | 'list' | undefined
 }
 
 /**
@@ -30,7 +35,7 @@ export interface FramesOptions {
  */
 export function frames(
   encoder: Encoder<'image'>,
-  { sampling = { type: 'uniform', frames: 8 }, pooling, neighbours = 1 }: FramesOptions = {},
+  { sampling = { type: 'uniform', frames: 8 }, pooling, neighbours = 1, timestamps }: FramesOptions = {},
 ): Encoder<'video'> {
   if (!(Number.isInteger(neighbours) && neighbours >= 1))
     throw new ModalignError({
@@ -51,20 +56,22 @@ export function frames(
   }
   const shape = { rows: segment.rows, columns: segment.columns }
   const out = pooling ?? shape
-  const recipe = recipeOf(encoder, { sampling, pooling, ...(neighbours > 1 && { neighbours }) })
+  const more = { ...(neighbours > 1 && { neighbours }), ...(timestamps !== undefined && { timestamps }) }
+  const recipe = recipeOf(encoder, { sampling, pooling, ...more })
   return {
     modality: 'video',
     label: `frames of ${encoder.label}`,
-    fingerprint: digest({ kind: 'frames 1', encoder: encoder.fingerprint, sampling, pooling, ...(neighbours > 1 && { neighbours }) }),
+    fingerprint: digest({ kind: 'frames 1', encoder: encoder.fingerprint, sampling, pooling, ...more }),
     ...(recipe !== undefined && { recipe }),
     width: encoder.width,
     sampling,
-    gridVaries: sampling.type !== 'uniform' && sampling.type !== 'times',
-    grid({ frames: count = expected(sampling) }): TokenGrid {
+    gridVaries: timestamps !== undefined || (sampling.type !== 'uniform' && sampling.type !== 'times'),
+    grid({ frames: count = expected(sampling), timesSeconds, seconds }): TokenGrid {
       const steps = Math.ceil(count / neighbours)
-      const times = secondsOf(sampling, count)
+      const times = timesSeconds ?? secondsOf(sampling, count)
       const time = times && Array.from({ length: steps }, (_, step) => times[step * neighbours] ?? 0)
-      return { segments: [{ frames: steps, ...out, ...(time !== undefined && { time }) }] }
+      const labels = times && timestamps && labelsOf(timestamps, times, { steps, neighbours, seconds })
+      return { segments: [{ frames: steps, ...out, ...(time !== undefined && { time }), ...(labels !== undefined && { labels }) }] }
     },
     async preprocess(video) {
       const parts: Record<string, NamedTensors[string]> = {}
@@ -104,6 +111,24 @@ function secondsOf(sampling: FrameSampling, count: number): readonly number[] | 
   return Array.from({ length: count }, (_, at) => at / sampling.fps)
 }
 
+/** Texts before every step, and with `list` behind the last. A step of several frames lies at the middle of their times. */
+function labelsOf(
+  timestamps: 'each' | 'list',
+  times: readonly number[],
+  { steps, neighbours, seconds }: { readonly steps: number; readonly neighbours: number; readonly seconds: number | undefined },
+): readonly string[] {
+  if (timestamps === 'each') {
+    return Array.from({ length: steps }, (_, step) => {
+      const own = times.slice(step * neighbours, (step + 1) * neighbours)
+      return `<${(((own[0] ?? 0) + (own.at(-1) ?? 0)) / 2).toFixed(1)} seconds>`
+    })
+  }
+  const lasts = (seconds ?? times.at(-1) ?? 0).toFixed(2)
+  const at = times.map((time) => `${time.toFixed(2)}s`).join(',')
+  const text = `\nThe video lasts for ${lasts} seconds, and ${times.length} frames are uniformly sampled from it. These frames are located at ${at}.`
+  return [...new Array<string>(steps).fill(''), text]
+}
+
 /** Means of neighbouring frames of films that have `frames` each. */
 function joined(
   { count, tokens, width, data }: Features,
@@ -135,10 +160,15 @@ function framesOf(named: NamedTensors): readonly NamedTensors[] {
 
 const plain: z.ZodType<JsonObject> = z.record(z.string(), z.json())
 
-function recipeOf({ recipe }: Encoder<'image'>, { sampling, pooling, neighbours }: FramesOptions): EncoderRecipe | undefined {
+function recipeOf({ recipe }: Encoder<'image'>, { sampling, pooling, neighbours, timestamps }: FramesOptions): EncoderRecipe | undefined {
   if (recipe === undefined) return undefined
   const { family, model, options } = recipe
   const encoder = { family, options, ...(model !== undefined && { model }) }
-  const rest = { sampling, ...(pooling !== undefined && { pooling }), ...(neighbours !== undefined && { neighbours }) }
+  const rest = {
+    sampling,
+    ...(pooling !== undefined && { pooling }),
+    ...(neighbours !== undefined && { neighbours }),
+    ...(timestamps !== undefined && { timestamps }),
+  }
   return { family: 'frames', options: plain.parse({ encoder, ...rest }) }
 }

@@ -29,6 +29,7 @@ export const videoSettings = {
     sampling: samplingSchema.optional(),
     pooling: grid.optional(),
     neighbours: z.int().min(1).max(4096).optional(),
+    timestamps: z.enum(['each', 'list']).optional(),
   }),
 } as const
 

@@ -28,6 +28,8 @@ export interface TokenSegment {
   /** Seconds at which each frame lies, where the medium has time. */
   readonly time?: readonly number[]
   readonly separator?: 'row' | 'segment'
+  /** What is written before each frame (`''`: nothing), and with one more behind the last: text of the language model's, no features. */
+  readonly labels?: readonly string[]
 }
 
 /** 8-bit RGB pixels, row-major, `data.length === 3 * width * height`. */
@@ -44,6 +46,8 @@ export interface DecodedAudio {
 export interface DecodedVideo {
   readonly frames: readonly DecodedImage[]
   readonly timesSeconds: readonly number[]
+  /** When the last frame ends. */
+  readonly endSeconds?: number
 }
 export interface DecodedMedia {
   readonly image: DecodedImage
@@ -56,6 +60,8 @@ export interface MediaSize {
   readonly height?: number
   readonly frames?: number
   readonly seconds?: number
+  /** Video: when each frame is shown, from the beginning of what was read. */
+  readonly timesSeconds?: readonly number[]
 }
 
 export interface EncoderRecipe {

@@ -4,10 +4,11 @@ import { cropToBox } from '../media/crop.ts'
 import { imageTensor } from '../media/preprocess.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { MediaPart } from '../text/conversation.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
 import type { Branch } from './branches.ts'
 import type { DecodedImage, Encoder, EncoderUnit, MediaSize, Modality, Projector, TokenGrid } from './contracts.ts'
 import type { MediaReader, ReadOptions } from './media-reader.ts'
-import { gridFeatures, gridKey, gridTokens, projectedGrid, separatorPlaces } from './token-grid.ts'
+import { gridFeatures, gridKey, gridTokens, labelPlaces, projectedGrid, separatorPlaces } from './token-grid.ts'
 
 /** The features of one medium. */
 export interface MediumFeatures {
@@ -20,6 +21,14 @@ export interface MediumFeatures {
   readonly tokensOut: number
   /** Which of those tokens are separators, in order. Absent: none. */
   readonly separators?: readonly number[]
+  /** Which of those tokens are text, and their ids, in order. Absent: none. */
+  readonly texts?: readonly TextPlace[]
+}
+
+/** A token of text among those of a medium. */
+export interface TextPlace {
+  readonly place: number
+  readonly id: number
 }
 
 /** What an encoder takes of one medium. */
@@ -42,13 +51,44 @@ export interface PreparedMedium extends PreparedInputs, ProjectedPlaces {
 }
 
 /** What a medium becomes among the language model's tokens. */
-export type ProjectedPlaces = Pick<MediumFeatures, 'tokensOut' | 'separators'>
+export type ProjectedPlaces = Pick<MediumFeatures, 'tokensOut' | 'separators' | 'texts'>
 
-/** What features that lie so become. */
-export function projectedPlaces(projector: Projector, grid: TokenGrid): ProjectedPlaces {
+/**
+ * What features that lie so become.
+ *
+ * @param tokenizer the language model's, for text among them
+ * @throws {ModalignError} `PROJECTOR_LABELS` for a projector that joins the frames between which text is to stand
+ */
+export function projectedPlaces(projector: Projector, grid: TokenGrid, tokenizer: Pick<Tokenizer, 'encodeSegments'>): ProjectedPlaces {
   const projected = projectedGrid(projector, grid)
   const separators = separatorPlaces(projected)
-  return { tokensOut: gridTokens(projected), ...(separators.length > 0 && { separators }) }
+  const labels = labelPlaces(projected)
+  const tokensOut = gridTokens(projected)
+  if (labels.length < labelPlaces(grid).length || (labels.length > 0 && separators.length > 0)) {
+    throw new ModalignError({
+      code: 'PROJECTOR_LABELS',
+      field: projector.definition.name,
+      got: separators.length > 0 ? 'separators between frames with timestamps' : 'tokens that belong to no frame',
+      expected: 'a projector that keeps frames apart, for timestamps between them',
+    })
+  }
+  if (labels.length === 0) return { tokensOut, ...(separators.length > 0 && { separators }) }
+  const texts: TextPlace[] = []
+  for (const { behind, text } of labels)
+    for (const id of tokenizer.encodeSegments([{ text }], true).ids) texts.push({ place: behind + texts.length, id })
+  return { tokensOut: tokensOut + texts.length, texts }
+}
+
+/** Ids of a conversation with the text that stands among its media's tokens. */
+export function withTexts(
+  ids: Int32Array,
+  spans: readonly { readonly start: number }[],
+  media: readonly Pick<MediumFeatures, 'texts'>[],
+): Int32Array {
+  if (media.every(({ texts }) => texts === undefined)) return ids
+  const result = ids.slice()
+  for (const [index, { start }] of spans.entries()) for (const { place, id } of media[index]?.texts ?? []) result[start + place] = id
+  return result
 }
 
 /** @throws what decoding and preprocessing throw */
@@ -57,10 +97,11 @@ export async function prepareMedium(
   reader: MediaReader,
   part: MediaPart,
   options: ReadOptions,
+  tokenizer: Pick<Tokenizer, 'encodeSegments'>,
 ): Promise<PreparedMedium> {
   const prepared = await prepareInputs(encoder, reader, part, options)
   const { pixels, size, tokens, layout } = prepared
-  const places = projectedPlaces(projector, encoder.grid(size))
+  const places = projectedPlaces(projector, encoder.grid(size), tokenizer)
   return {
     get inputs() {
       return prepared.inputs
@@ -126,7 +167,13 @@ async function decoded(
         ...(region?.type === 'span' && { span: region }),
       })
       const [first] = video.frames
-      const size = { frames: video.frames.length, ...(first && { width: first.width, height: first.height }) }
+      const from = region?.type === 'span' ? region.startSeconds : 0
+      const size = {
+        frames: video.frames.length,
+        ...(first && { width: first.width, height: first.height }),
+        ...(video.endSeconds !== undefined && { seconds: video.endSeconds - from }),
+        timesSeconds: video.timesSeconds.map((seconds) => seconds - from),
+      }
       return { size, inputs: await encoder.preprocess(video) }
     }
     default:
@@ -155,9 +202,15 @@ export async function encodeMedia(
       const data = encoded[place]
       const medium = alike[place]
       if (data === undefined || medium === undefined) continue
-      const { modality, tokensOut, separators } = medium
+      const { modality, tokensOut, separators, texts } = medium
       // A copy of its own, so that the batch's can go.
-      found[index] = { modality, data: data.slice(), tokensOut, ...(separators !== undefined && { separators }) }
+      found[index] = {
+        modality,
+        data: data.slice(),
+        tokensOut,
+        ...(separators !== undefined && { separators }),
+        ...(texts !== undefined && { texts }),
+      }
     }
   }
   return found

@@ -15,7 +15,7 @@ import type { MediaPart } from '../text/conversation.ts'
 import { type PromptIds, renderPrompt } from '../text/label-spans.ts'
 import { type Branch, type Branches, branchOf, checkBranches, mediaPath, modalitiesOf } from './branches.ts'
 import type { MediaSource, Modality, Turn } from './contracts.ts'
-import { encodeMedia, type MediumFeatures, prepareMedium } from './media-features.ts'
+import { encodeMedia, type MediumFeatures, prepareMedium, withTexts } from './media-features.ts'
 import { stackFeatures } from './media-feeds.ts'
 import { localReader, type MediaReader, type ReadOptions } from './media-reader.ts'
 import { type MediaPath, project } from './splice.ts'
@@ -163,11 +163,13 @@ export class MultimodalModel implements AsyncDisposable {
 
   /** Features of media of any modality, in order. @throws what decoding, preprocessing and encoding throw */
   async encode(media: readonly MediaPart[], { root, signal }: ReadOptions = {}): Promise<readonly MediumFeatures[]> {
-    const prepared = await Promise.all(media.map((part) => prepareMedium(this.branch(part.type), this.reader, part, { root, signal })))
+    const prepared = await Promise.all(
+      media.map((part) => prepareMedium(this.branch(part.type), this.reader, part, { root, signal }, this.llm.tokenizer)),
+    )
     return encodeMedia((modality) => this.branch(modality), prepared, signal)
   }
 
-  /** Features to token embeddings, float32 [tokensOut, hiddenSize] each, separators included, in order. */
+  /** Features to token embeddings, float32 [tokensOut, hiddenSize] each, separators included and text among them left out, in order. */
   async project(media: readonly MediumFeatures[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
     const found: Float32Array[] = []
     for (const path of this.mediaPaths) {
@@ -187,9 +189,9 @@ export class MultimodalModel implements AsyncDisposable {
       const width = this.llm.decoder.hiddenSize
       const separator = this.#parameters[`${path.modality}.separator`]?.data
       for (const [place, index] of indices.entries()) {
-        const { tokensOut: length = 0, separators = [] } = media[index] ?? {}
+        const { tokensOut: length = 0, separators = [], texts = [] } = media[index] ?? {}
         const start = place * tokensOut * width
-        const own = embeddings.data.subarray(start, start + (length - separators.length) * width)
+        const own = embeddings.data.subarray(start, start + (length - separators.length - texts.length) * width)
         found[index] = separator === undefined ? own : separated(own, separators, separator)
       }
     }
@@ -219,7 +221,7 @@ export class MultimodalModel implements AsyncDisposable {
     return prompts.map(({ ids }, index) => {
       const own = embeddings.slice(used, used + (media[index]?.length ?? 0))
       used += own.length
-      return own.length === 0 ? { ids } : { ids, media: joined(own) }
+      return own.length === 0 ? { ids } : { ids: withTexts(ids, prompts[index]?.media ?? [], media[index] ?? []), media: joined(own) }
     })
   }
 

@@ -29,6 +29,18 @@ export function separatorPlaces({ segments }: TokenGrid): readonly number[] {
   return places
 }
 
+/** The texts among the tokens of a grid, in order: what stands there, and behind how many of the grid's tokens. */
+export function labelPlaces({ segments }: TokenGrid): readonly { readonly behind: number; readonly text: string }[] {
+  let behind = 0
+  return segments.flatMap((segment) => {
+    const { frames, labels = [] } = segment
+    const each = gridTokens({ segments: [segment] }) / frames
+    const start = behind
+    behind += frames * each
+    return labels.flatMap((text, frame) => (text === '' ? [] : [{ behind: start + frame * each, text }]))
+  })
+}
+
 /** How many of the language model's tokens a projector makes of features that lie so. */
 export function projectedTokens(projector: Projector, grid: TokenGrid): number {
   return gridTokens(projectedGrid(projector, grid))

@@ -12,7 +12,7 @@ import { stepInputs } from './step-graph.ts'
 
 export interface BatchItem extends LabelledIds {
   /** One for each medium of `ids`, in order: float32 [tokens, width], or the units of a trained encoder. */
-  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data' | 'separators' | 'units'>[]
+  readonly features: readonly Pick<MediumFeatures, 'modality' | 'data' | 'separators' | 'texts' | 'units'>[]
 }
 
 export interface Batch {
@@ -118,12 +118,19 @@ interface Span {
   readonly length: number
   /** Which of them are separators. */
   readonly separators: ReadonlySet<number>
+  /** Which are text, and none of the medium's. */
+  readonly texts: ReadonlySet<number>
 }
 
 /** For each token of a medium, which projected token it is: the next of its own, or the separator. */
-function placesOf({ length, separators }: Span, first: number, separator: number): readonly number[] {
+function placesOf(span: Span, first: number, separator: number): readonly number[] {
   let next = first
-  return Array.from({ length }, (_, token) => (separators.has(token) ? separator : next++))
+  return ownTokens(span).map((token) => (span.separators.has(token) ? separator : next++))
+}
+
+/** The tokens of a medium that are no text. */
+function ownTokens({ length, texts }: Span): readonly number[] {
+  return Array.from({ length }, (_, token) => token).filter((token) => !texts.has(token))
 }
 
 /** Where the projected tokens of one modality go, and the features that they are made of. */
@@ -139,11 +146,19 @@ function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors 
       if (part.type !== modality) continue
       features.push(own?.data ?? new Float32Array(0))
       units.push(own?.units ?? [])
-      spans.push({ row, start, length, separators: new Set(own?.separators?.filter((place) => place < length)) })
+      spans.push({
+        row,
+        start,
+        length,
+        separators: new Set(own?.separators?.filter((place) => place < length)),
+        texts: new Set(own?.texts?.map(({ place }) => place)),
+      })
     }
   }
   const { feeds, tokensOut } = trained === undefined ? stackFeatures(path, features) : stackUnits(path, trained, units)
-  const wrong = spans.find(({ length, separators }) => (grid === undefined ? length - separators.size > tokensOut : length !== tokensOut))
+  const wrong = spans.find(({ length, separators, texts }) =>
+    grid === undefined ? length - separators.size - texts.size > tokensOut : length !== tokensOut,
+  )
   if (wrong !== undefined)
     throw new ModalignError({
       code: 'BATCH_FEATURES',
@@ -151,7 +166,7 @@ function mediaFeeds(items: readonly BatchItem[], path: MediaPath): NamedTensors 
       got: `${wrong.length} places for a medium`,
       expected: `${tokensOut}${grid === undefined ? ' at most' : ''}`,
     })
-  const rows = spans.flatMap(({ row, start, length }) => Array.from({ length }, (_, token) => [row, start + token]).flat())
+  const rows = spans.flatMap((span) => ownTokens(span).flatMap((token) => [span.row, span.start + token]))
   if (grid !== undefined) return { ...feeds, [`${modality}.rows`]: int64Tensor(rows, [spans.length, tokensOut, 2]) }
   const places = spans.flatMap((span, medium) => placesOf(span, medium * tokensOut, spans.length * tokensOut))
   return {

@@ -112,7 +112,7 @@ export class FeatureMemory {
     try {
       const { encoder, projector } = branch
       if (this.#store === undefined) {
-        const medium = await prepareMedium(branch, this.#model.reader, part, this.#options)
+        const medium = await prepareMedium(branch, this.#model.reader, part, this.#options, this.#model.llm.tokenizer)
         return encoder.trained === undefined || this.#encodeTrained ? { medium } : { features: unitsOf(medium, encoder.trained) }
       }
       const content = await contentDigest(part.source, this.#options)
@@ -122,9 +122,9 @@ export class FeatureMemory {
         const grid = encoder.grid(known.size)
         // A record of another number of tokens is of another preprocessing: it is computed again.
         if (gridFeatures(grid) * encoder.width === known.data.length)
-          return { features: { modality: part.type, data: known.data, ...projectedPlaces(projector, grid) } }
+          return { features: { modality: part.type, data: known.data, ...projectedPlaces(projector, grid, this.#model.llm.tokenizer) } }
       }
-      return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options), stored }
+      return { medium: await prepareMedium(branch, this.#model.reader, part, this.#options, this.#model.llm.tokenizer), stored }
     } catch (error) {
       if (error instanceof ModalignError) return { error }
       throw error

@@ -1,7 +1,7 @@
 /** Prepared samples and the features of their media, as batches of the step's graph. */
 import { ModalignError, unreachable } from '../errors.ts'
 import { fixedDim } from '../graph/tensor.ts'
-import type { MediumFeatures } from '../model/media-features.ts'
+import { type MediumFeatures, withTexts } from '../model/media-features.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'
 import { type LabelledIds, withMediaLengths } from '../text/label-spans.ts'
 import { type Batch, type BatchItem, collate } from './batch.ts'
@@ -65,7 +65,7 @@ export class SampleBatches {
         features.map(({ tokensOut }) => tokensOut),
         this.#options,
       )
-      const item = { ...sized, features: features.slice(0, sized.media.length) }
+      const item = { ...sized, ids: withTexts(sized.ids, sized.media, features), features: features.slice(0, sized.media.length) }
       refuseMixedUnits(item)
       return item
     } catch (error) {

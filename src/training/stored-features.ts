@@ -46,6 +46,7 @@ const headerSchema = z.strictObject({
     height: z.number().optional(),
     frames: z.number().optional(),
     seconds: z.number().optional(),
+    timesSeconds: z.array(z.number()).optional(),
   }),
   tokens: z.int().min(0),
   dtype: z.enum(featureDtypes),
@@ -151,7 +152,7 @@ export function decodeRecord(bytes: Uint8Array, key: FeatureKey, stored: Feature
   const { tokens, dtype, size } = header.data
   const data = unpacked(buffer.subarray(headerEnd, -4), tokens, key.width, dtype)
   if (data === undefined) return { damage: `${buffer.length} bytes for ${tokens} tokens of ${key.width} channels` }
-  const known = Object.entries(size).filter((entry): entry is [string, number] => entry[1] !== undefined)
+  const known = Object.entries(size).filter((entry): entry is [string, number | number[]] => entry[1] !== undefined)
   return { features: { size: Object.fromEntries(known), data } }
 }
 

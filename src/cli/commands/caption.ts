@@ -139,7 +139,10 @@ type Prepared = { readonly item: CaptionItem; readonly medium: PreparedMedium } 
 
 async function prepare(model: MultimodalModel, item: InputItem, type: Modality, signal: AbortSignal): Promise<Prepared> {
   try {
-    return { item, medium: await prepareMedium(model.branch(type), model.reader, { type, source: item.path }, { signal }) }
+    return {
+      item,
+      medium: await prepareMedium(model.branch(type), model.reader, { type, source: item.path }, { signal }, model.llm.tokenizer),
+    }
   } catch (error) {
     const data = errorData(error)
     // What is wrong with the machine is no fault of the picture.
