@@ -1,4 +1,4 @@
-/** ONNX exports in the layouts of onnxruntime-genai, transformers.js and Optimum against Transformers with the same weights. Fixture: test/fixtures/exports/make.py. */
+/** ONNX exports in the layouts of onnxruntime-genai, transformers.js and Optimum, of five families, against Transformers with the same weights. Fixture: test/fixtures/exports/make.py. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -31,7 +31,13 @@ const places: Readonly<Record<string, string>> = {
   'transformers-q4': 'transformers-q4/onnx/model_q4.onnx',
   'embeds-q4': 'embeds-q4',
   'optimum-fp16': 'optimum-fp16',
+  'mistral-fp32': 'mistral-fp32',
+  'qwen3-mha': 'qwen3-mha',
+  'phi3-int8': 'phi3-int8/model.onnx',
+  'transformers-q8': 'transformers-q8',
 }
+/** Names of attention's projections, where they are not Llama's. */
+const targets: Readonly<Record<string, readonly [string, string]>> = { 'phi3-int8': ['qkv_proj', 'down_proj'] }
 let scratch: string
 
 beforeAll(() => {
@@ -122,10 +128,11 @@ describe.each(Object.keys(places))('%s', (name) => {
   })
 
   test('takes a LoRA by the names that PEFT would give', async () => {
-    const { adapters } = await adapt(llm, { lora: { rank: 2, targets: ['q_proj', 'down_proj'] } })
+    const [attention, down] = targets[name] ?? ['q_proj', 'down_proj']
+    const { adapters } = await adapt(llm, { lora: { rank: 2, targets: [attention, down] } })
     expect(Object.keys(adapters.parameters).sort()).toEqual(
-      [0, 1].flatMap((layer) =>
-        ['mlp.down_proj', 'self_attn.q_proj'].flatMap((module) =>
+      Array.from({ length: llm.decoder.layers }, (_, layer) => layer).flatMap((layer) =>
+        [`mlp.${down}`, `self_attn.${attention}`].flatMap((module) =>
           ['A', 'B'].map((half) => `llm.model.layers.${layer}.${module}.lora_${half}.weight`),
         ),
       ),
@@ -150,6 +157,7 @@ describe('exports that are not what config.json says', () => {
     ['other heads', (config) => Object.assign(config, { num_attention_heads: 4, head_dim: 8 }), 'LLM_EXPORT_CONFIG'],
     ['another epsilon', (config) => Object.assign(config, { rms_norm_eps: 1e-6 }), 'LLM_EXPORT_CONFIG'],
     ['another family', (config) => Object.assign(config, { model_type: 'gemma2' }), 'LLM_EXPORT_FAMILY'],
+    ['other angles', (config) => Object.assign(config, { rope_theta: 500000, rope_parameters: undefined }), 'LLM_EXPORT_CONFIG'],
     ['a wider feed-forward layer', (config) => Object.assign(config, { intermediate_size: 96 }), 'WEIGHT_SHAPE'],
   ])('%s', async (_, change, code) => {
     await expect(loadLanguageModel(copy('embeds-q4', change))).rejects.toMatchObject({ code })
