@@ -50,7 +50,7 @@ export async function searchBeams(
   const considered = Math.max(2, 1 + stops.size) * numBeams
   const rows = new CacheRows(model)
   try {
-    let logits = await rows.read([request], longest, signal)
+    let logits = await rows.read([request], signal)
     let running: readonly Running[] = [{ ids: [], score: 0, row: 0 }]
     let finished: readonly Beam[] = []
     for (let length = 1; ; length++) {
@@ -65,10 +65,7 @@ export async function searchBeams(
       const worst = finished.length < numBeams ? Number.NEGATIVE_INFINITY : (finished[finished.length - 1]?.score ?? 0)
       if (first.score / hypothetical ** lengthPenalty <= worst) return finished
       if (signal?.aborted) throw abortError(signal)
-      await rows.arrange(
-        running.map(({ row }) => ({ from: rows, row })),
-        1,
-      )
+      await rows.arrange(running.map(({ row }) => ({ from: rows, row })))
       logits = await rows.append(
         running.map(({ ids }) => ids[ids.length - 1] ?? 0),
         signal,

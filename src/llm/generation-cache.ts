@@ -31,7 +31,10 @@ export interface MovedRow {
   readonly length?: number
 }
 
-/** A cache that is written in place grows in steps of so many tokens. */
+/**
+ * A cache that is written in place grows in steps of so many tokens, and has no more room than that: GroupQueryAttention writes zeros over all of it at every call, and a step of growth
+ * moves it once in so many tokens.
+ */
 const growth = 64
 /** A set of one row without places: what empty caches are made of. */
 const emptySet = 'empty'
@@ -65,14 +68,13 @@ export class CacheRows {
   /**
    * Reads prompts, one for each row, in place of what was here.
    *
-   * @param room tokens that are likely to follow: memory is taken for them at once.
    * @returns for each row the logits of the token after it: float32 [vocabularySize].
    */
-  async read(prompts: readonly Tokens[], room: number, signal?: AbortSignal): Promise<readonly Float32Array[]> {
+  async read(prompts: readonly Tokens[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
     const { session, decoder } = this.#model
     const tokens = Math.max(...prompts.map(({ ids }) => ids.length))
     await session.setCarried(emptyCache(decoder), emptySet)
-    this.#capacity = this.#model.appends === true ? this.#rounded(tokens + room) : 0
+    this.#capacity = this.#model.appends === true ? this.#rounded(tokens) : 0
     await session.arrangeCarried(
       this.#set,
       prompts.map(() => ({ set: emptySet, row: 0 })),
@@ -107,26 +109,25 @@ export class CacheRows {
     const again = new CacheRows(this.#model)
     const fresh = await again.read(
       turning.map((row) => this.#read[row] ?? { ids: [] }),
-      0,
       signal,
     )
     await this.arrange(
       this.#lengths.map((_, row) => (turning.includes(row) ? { from: again, row: turning.indexOf(row) } : { from: this, row })),
-      1,
     )
     await again.clear()
     return logits.map((own, row) => fresh[turning.indexOf(row)] ?? own)
   }
 
   /** Puts this batch together anew, out of rows of any batches of the session. A row that stays where it is costs nothing. */
-  async arrange(rows: readonly MovedRow[], room = 0): Promise<void> {
+  async arrange(rows: readonly MovedRow[]): Promise<void> {
     const lengths = rows.map(({ from, row, length }) => Math.min(from.#lengths[row] ?? 0, length ?? Number.POSITIVE_INFINITY))
     this.#sources = rows.map(({ from, row }) => from.#sources[row] ?? 0)
     const { appends = false, decoder } = this.#model
     if (decoder.longAfter !== undefined)
       this.#read = rows.map(({ from, row }, index) => slice(from.#read[row] ?? { ids: [] }, 0, lengths[index] ?? 0, decoder.hiddenSize))
-    const needed = Math.max(0, ...lengths) + room
-    if (appends) this.#capacity = this.#capacity >= needed ? this.#capacity : this.#rounded(needed)
+    const needed = Math.max(0, ...lengths)
+    const fits = this.#capacity > needed && this.#capacity <= needed + growth
+    if (appends && !fits) this.#capacity = this.#rounded(needed)
     // An encoder's part of the cache has lengths of its own: all of it is kept.
     const trimmed = decoder.hasEncoder !== true
     await this.#model.session.arrangeCarried(
@@ -144,7 +145,7 @@ export class CacheRows {
   }
 
   #rounded(length: number): number {
-    return Math.min(this.#model.decoder.maxPositions, Math.ceil(length / growth) * growth)
+    return Math.min(this.#model.decoder.maxPositions, (Math.floor(length / growth) + 1) * growth)
   }
 
   async #run(rows: readonly Tokens[], signal: AbortSignal | undefined): Promise<readonly Float32Array[]> {
@@ -184,9 +185,8 @@ export class CacheRows {
     return this.#lengths.every((length) => length === 0) ? sourceFeeds(this.#sources, tokens) : continuedSourceFeeds(this.#sources, tokens)
   }
 
-  /** Half as much again, so that long answers are not copied often. */
   async #grow(length: number): Promise<void> {
-    this.#capacity = this.#rounded(Math.max(length, 1.5 * this.#capacity))
+    this.#capacity = this.#rounded(length)
     await this.#model.session.arrangeCarried(
       this.#set,
       this.#lengths.map((places, row) => ({ set: this.#set, row, places })),

@@ -15,7 +15,7 @@ async function scored(prompt: readonly number[], answer: readonly number[]): Pro
   let sum = 0
   for (const [index, id] of answer.entries()) {
     const rows = new CacheRows(model)
-    const [logits = new Float32Array(0)] = await rows.read([{ ids: [...prompt, ...answer.slice(0, index)] }], 0)
+    const [logits = new Float32Array(0)] = await rows.read([{ ids: [...prompt, ...answer.slice(0, index)] }])
     await rows.clear()
     const largest = Math.max(...logits)
     sum += (logits[id] ?? 0) - largest - Math.log(logits.reduce((total, logit) => total + Math.exp(logit - largest), 0))

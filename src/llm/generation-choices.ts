@@ -32,24 +32,20 @@ export async function scoreAnswers(
   const scores = answers.map(() => 0)
   const [root, rows] = [new CacheRows(model), new CacheRows(model)]
   try {
-    const longest = Math.max(...answers.map(({ length }) => length))
-    const [logits] = await root.read([request], 0, signal)
+    const [logits] = await root.read([request], signal)
     if (logits === undefined) throw new Error('internal: one row')
     // Neighbours in this order begin alike.
     const order = Array.from(answers.keys()).sort((a, b) => compare(answers[a] ?? [], answers[b] ?? []))
     for (let start = 0; start < order.length; start += together) {
       let branches: readonly Branch[] = [{ ids: [], logprob: 0, logits, answers: order.slice(start, start + together) }]
       let rowsOf: readonly MovedRow[] = [{ from: root, row: 0 }]
-      for (let depth = 0; branches.length > 0; depth++) {
+      while (branches.length > 0) {
         const next: (Branch & { readonly parent: number })[] = []
         for (const [parent, branch] of branches.entries()) next.push(...grown(branch, answers, scores).map((one) => ({ ...one, parent })))
         if (next.length === 0) break
         if (signal?.aborted) throw abortError(signal)
         const sources = rowsOf
-        await rows.arrange(
-          next.map(({ parent }) => sources[parent] ?? { from: root, row: 0 }),
-          longest - depth,
-        )
+        await rows.arrange(next.map(({ parent }) => sources[parent] ?? { from: root, row: 0 }))
         const after = await rows.append(
           next.map(({ ids }) => ids[ids.length - 1] ?? 0),
           signal,

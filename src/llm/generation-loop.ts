@@ -15,8 +15,6 @@ export interface LoopOptions {
 const tokensAtOnce = 512
 /** Shorter prefixes are read again: moving rows costs as much. */
 const shortestPrefix = 16
-/** Memory is taken at once for so many tokens of an answer. */
-const usualAnswer = 256
 /** A longer cache is not kept for the next prompt. */
 const longestKept = 2048
 
@@ -216,22 +214,17 @@ export class GenerationLoop {
 
   /** Logits after the prompts of a group. */
   async #read({ members, known }: Group, rows: CacheRows): Promise<readonly Float32Array[]> {
-    const room = Math.min(usualAnswer, Math.max(...members.map(({ answer }) => answer.left)))
     const [first] = members
     if (first === undefined) return []
     const { prompt, request } = first.answer
     if (members.length > 1 || (known === 0 && prompt.length <= tokensAtOnce) || this.#model.continues !== true) {
-      return rows.read(
-        members.map(({ answer }) => answer.request),
-        room,
-      )
+      return rows.read(members.map(({ answer }) => answer.request))
     }
-    if (known > 0 && this.#kept !== undefined)
-      await rows.arrange([{ from: this.#kept.rows, row: 0, length: known }], prompt.length - known + room)
+    if (known > 0 && this.#kept !== undefined) await rows.arrange([{ from: this.#kept.rows, row: 0, length: known }])
     let logits: readonly Float32Array[] = []
     for (let start = known; start < prompt.length; start += tokensAtOnce) {
       const piece = slice(request, start, Math.min(start + tokensAtOnce, prompt.length), this.#model.decoder.hiddenSize)
-      logits = start === 0 ? await rows.read([piece], prompt.length - piece.ids.length + room) : [await rows.extend(piece)]
+      logits = start === 0 ? await rows.read([piece]) : [await rows.extend(piece)]
     }
     return logits
   }
@@ -261,7 +254,7 @@ export class GenerationLoop {
     const { hiddenSize } = this.#model.decoder
     for (let start = 0; start < length; start += tokensAtOnce) {
       const piece = slice(first.answer.request, start, Math.min(start + tokensAtOnce, length), hiddenSize)
-      if (start === 0) await rows.read([piece], length - piece.ids.length)
+      if (start === 0) await rows.read([piece])
       else await rows.extend(piece)
     }
     this.#kept = { ...slice(first.answer.request, 0, length, hiddenSize), rows }
@@ -306,11 +299,7 @@ export class GenerationLoop {
       await this.#rows.clear()
       this.#rows = only
     } else {
-      const room = Math.min(usualAnswer, Math.max(0, ...next.map(({ slot }) => slot.answer.left)))
-      await this.#rows.arrange(
-        next.map(({ moved }) => moved),
-        room,
-      )
+      await this.#rows.arrange(next.map(({ moved }) => moved))
       for (const cache of caches) await cache.clear()
     }
     this.#slots = next.map(({ slot }) => slot)
