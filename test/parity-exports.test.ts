@@ -169,6 +169,18 @@ describe('exports that are not what config.json says', () => {
     await expect(loadLanguageModel(folder)).rejects.toMatchObject({ code: 'LLM_EXPORT_EMBEDDINGS' })
   })
 
+  test('no chat template, until one is chosen', async () => {
+    const folder = copy('transformers-q8', () => undefined)
+    rmSync(join(folder, 'chat_template.jinja'))
+    await expect(loadLanguageModel(folder)).rejects.toMatchObject({
+      code: 'TEMPLATE_MISSING',
+      details: { hint: expect.stringContaining('vicuna') },
+    })
+    await using llm = await loadLanguageModel(folder, { template: 'plain', device: 'cpu' })
+    expect(llm.templateChosen).toBe(true)
+    expect(llm.template.render([{ role: 'user', content: 'a' }])).toBe('a\n')
+  })
+
   test('no configuration at all', async () => {
     const folder = copy('embeds-q4', () => undefined)
     rmSync(join(folder, 'config.json'))

@@ -11,7 +11,7 @@ import { renderPrompt } from '../text/label-spans.ts'
 import { encoderCatalogue, pathSchema } from './catalogues.ts'
 import { downloading } from './downloading.ts'
 import { embeddedModel, embeddedNotice } from './embedded.ts'
-import { modelNameSchema } from './path-schema.ts'
+import { modelNameSchema, templateHelp, templateSchema } from './path-schema.ts'
 import type { Terminal } from './terminal.ts'
 import { resolveReference, withModules } from './user-modules.ts'
 
@@ -19,6 +19,7 @@ import { resolveReference, withModules } from './user-modules.ts'
 export const modelSettings = {
   model: pathSchema.optional(),
   llm: modelNameSchema.optional(),
+  template: templateSchema.optional(),
   download: z.boolean().optional(),
   device: z.enum(['auto', ...devices]).optional(),
   threads: z.int().min(1).max(1024).optional(),
@@ -35,6 +36,7 @@ export const modelSettings = {
 export const modelHelp = {
   model: 'a folder that `modalign tune` wrote; default: the tiny demonstration pair',
   llm: "the language model's Hugging Face folder, or its name on the Hub; with --model: where the one that it names lies",
+  template: templateHelp,
   download: 'fetch a language model that is named, and not in the Hugging Face cache, from the Hub',
   device: 'where to compute; default auto',
   threads: 'threads on the CPU',
@@ -50,14 +52,14 @@ export type ModelSettings = z.output<typeof modelSchema>
  * @throws what {@link loadModel} and loading modules throw, and `EMBEDDED_MISSING`
  */
 export async function openModel(
-  { model, llm: llmFolder, download, device, threads, module = [] }: ModelSettings,
+  { model, llm: llmFolder, template, download, device, threads, module = [] }: ModelSettings,
   terminal: Terminal,
   reader?: MediaReader,
 ): Promise<MultimodalModel & { readonly llm: LanguageModel }> {
-  const place = withoutUndefined({ device, threads })
+  const place = withoutUndefined({ device, threads, template })
   const folder = model ?? embeddedModel()
   if (model === undefined) terminal.note(embeddedNotice)
-  const catalogues = await withModules({ encoders: encoderCatalogue(place), projectors }, module)
+  const catalogues = await withModules({ encoders: encoderCatalogue(withoutUndefined({ device, threads })), projectors }, module)
   const llm = llmFolder === undefined ? undefined : await loadLanguageModel(llmFolder, { ...place, ...downloading(download, terminal) })
   return loadModel(folder, catalogues, { ...place, ...(llm && { llm }), ...(reader && { reader }) })
 }
@@ -78,8 +80,10 @@ export interface Talker extends AsyncDisposable {
 /** A language model alone where only `llm` is named; else as {@link openModel}. */
 export async function openTalker(settings: ModelSettings, terminal: Terminal): Promise<Talker> {
   if (settings.llm !== undefined && settings.model === undefined) {
-    const { llm, download, device, threads } = settings
-    return textTalker(await loadLanguageModel(llm, { ...withoutUndefined({ device, threads }), ...downloading(download, terminal) }))
+    const { llm, template, download, device, threads } = settings
+    return textTalker(
+      await loadLanguageModel(llm, { ...withoutUndefined({ device, threads, template }), ...downloading(download, terminal) }),
+    )
   }
   const model = await openModel(settings, terminal)
   return {

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { z } from 'zod'
+import { isTemplateName } from '../text/template-choice.ts'
 import { parseModelName } from '../weights/hub/model-name.ts'
 
 const absolutePath = (value: unknown, folder: string): unknown => (typeof value === 'string' ? resolve(folder, value) : value)
@@ -20,3 +21,13 @@ export const modelNameSchema = z
         : path
     },
   })
+
+/** A named chat template, or the path of one. */
+export const templateSchema = z
+  .string()
+  .min(1)
+  .meta({
+    resolve: (value: unknown, folder: string): unknown =>
+      typeof value === 'string' && isTemplateName(value) ? value : absolutePath(value, folder),
+  })
+export const templateHelp = 'how a base model is written to: plain, pure, vicuna, chatml, or a Jinja file; default: its own chat template'

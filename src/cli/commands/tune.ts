@@ -31,7 +31,7 @@ import { downloading } from '../downloading.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { type Interrupts, listenForInterrupts } from '../interrupts.ts'
 import { closeModel } from '../model-source.ts'
-import { modelNameSchema } from '../path-schema.ts'
+import { modelNameSchema, templateHelp, templateSchema } from '../path-schema.ts'
 import { isRecord } from '../run-file.ts'
 import { countText } from '../table.ts'
 import type { Terminal } from '../terminal.ts'
@@ -44,6 +44,7 @@ const branchSettings = z.strictObject({
 
 const settings = z.strictObject({
   llm: modelNameSchema,
+  template: templateSchema.optional(),
   download: z.boolean().optional(),
   image: branchSettings.optional(),
   audio: branchSettings.optional(),
@@ -100,6 +101,7 @@ export const tuneCommand = defineCommand({
   settings,
   help: {
     llm: "the language model's Hugging Face folder, or its name on the Hub",
+    template: templateHelp,
     download: 'fetch models that are named, and not in the Hugging Face cache, from the Hub',
     'image-encoder': 'mobilenetV2, {family: onnxImage, model: FILE, output: TENSOR, preprocessing: ...}, or ./FILE.js#EXPORT',
     'image-projector': 'mlp, linear, {name: mlp, depth: 3}, or ./FILE.js#EXPORT',
@@ -156,6 +158,7 @@ export const tuneCommand = defineCommand({
         softPrompt: ______,
         unfreeze: _______,
         download: ________,
+        template: _________,
         cache,
         cacheDtype: dtype,
         output,
@@ -311,14 +314,14 @@ function withoutRecords(source: DatasetSource, problems: readonly ErrorData[]): 
 }
 
 async function composeModel(given: Settings, terminal: Terminal): Promise<MultimodalModel> {
-  const { llm: folder, download, device, threads, seed, lora, softPrompt, unfreeze } = given
+  const { llm: folder, template, download, device, threads, seed, lora, softPrompt, unfreeze } = given
   const place = withoutUndefined({ device, threads })
   const named = modalities.flatMap((modality) => {
     const entries = given[modality]
     return entries === undefined ? [] : [{ modality, ...entries }]
   })
   const projectors = await Promise.all(named.map(({ projector }) => makeProjector(projector)))
-  const frozen = await loadLanguageModel(folder, { ...place, ...downloading(download, terminal) })
+  const frozen = await loadLanguageModel(folder, { ...place, ...withoutUndefined({ template }), ...downloading(download, terminal) })
   const adapters = withoutUndefined({ lora, softPrompt, unfreeze })
   const llm = hasAdapters(adapters) ? await adapt(frozen, { ...adapters, ...(seed !== undefined && { seed }) }) : frozen
   const branches: Partial<Record<Modality, Branch>> = {}
