@@ -12,7 +12,7 @@ async function generate(prompt: readonly number[]): Promise<z.infer<typeof figur
   const started = performance.now()
   const times: number[] = []
   const said: number[] = []
-  for await (const event of llm.generate([{ ids: prompt }], { temperature: 0, maxNewTokens: tokens, minNewTokens: tokens })) {
+  for await (const event of llm.generate([{ ids: prompt }], { temperature: 0, maxNewTokens: tokens, stopTokenIds: [] })) {
     if (event.type !== 'token') continue
     times.push(performance.now())
     said.push(event.id)
