@@ -57,7 +57,7 @@ const question: readonly Part[] = [
 ]
 
 /** Text as the model reads it, `#` for each token of a medium. */
-const shown = (ids: Int32Array): string =>
+const shown = (ids: ArrayLike<number>): string =>
   Array.from(ids).reduce<{ readonly text: string; readonly run: number[] }>(
     ({ text, run }, id, index) => {
       if (id >= 0 && index < ids.length - 1) return { text, run: [...run, id] }
