@@ -17,7 +17,7 @@ export interface WeightCacheOptions {
 }
 
 /** Changes with every change of what such files hold. */
-const formatVersion = 2
+const formatVersion = 4
 
 /**
  * A checkpoint of these tensors, from the cache or made now.

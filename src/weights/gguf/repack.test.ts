@@ -1,15 +1,18 @@
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { ggufBytes } from '../../../test/gguf-bytes.ts'
+import { memorySource } from '../../io/byte-source.ts'
+import { toFloat16 } from '../float16.ts'
 import { integerBlocks } from './blocks/index.ts'
 import { dequantise } from './dequantise.ts'
-import { openGguf } from './gguf.ts'
+import { type GgufFile, openGguf, readGguf } from './gguf.ts'
 import { exactForm, type Repacked, type RepackedPart, repacked, repackedForm } from './repack.ts'
 
 const file = await openGguf(fileURLToPath(new URL('../../../test/fixtures/gguf/blocks.gguf', import.meta.url)))
 
-async function partOf(name: string, form: Repacked, part: RepackedPart): Promise<readonly number[]> {
+async function partOf(name: string, form: Repacked, part: RepackedPart, of: GgufFile = file): Promise<readonly number[]> {
   const values: number[] = []
-  for await (const piece of repacked(file, name, form, part)) values.push(...piece)
+  for await (const piece of repacked(of, name, form, part)) values.push(...piece)
   return values
 }
 
@@ -40,7 +43,7 @@ test.each([...integerBlocks.keys()])('%s: the repacked blocks stand for the same
 
 const withMinimums = [...integerBlocks].filter(([, { hasMinimums, run }]) => hasMinimums && run === 32).map(([name]) => name)
 
-test.each(withMinimums)('%s: a small matrix loses its minimums and half a 127th of the largest of each run at most', async (name) => {
+test.each(withMinimums)('%s: a small matrix loses its minimums, and half a step of each run at most', async (name) => {
   const form = repackedForm(file, name)
   if (form === undefined) throw new Error('it has blocks')
   const { rows, blocks, bytes } = form
@@ -53,6 +56,32 @@ test.each(withMinimums)('%s: a small matrix loses its minimums and half a 127th 
     return !(Math.abs(((packed[index] ?? Number.NaN) - 128) * scale - value) <= 0.5001 * scale)
   })
   expect(wrong).toBe(-1)
+})
+
+test('of blocks on both sides of zero, as those of weights are, less than half is lost of what rounding every value would lose', async () => {
+  const blocks = 64
+  const bytes = ggufBytes({ tensors: [{ name: 'w', sizes: [32n, BigInt(blocks)], type: 3 }] })
+  const from = bytes.length - blocks * 20
+  for (let block = 0; block < blocks; block++) {
+    const scale = 0.01 + 0.0007 * ((block * 37) % 64)
+    const halves = toFloat16(Float32Array.of(scale, -scale * (6.5 + ((block * 29) % 64) / 32)))
+    bytes.set(new Uint8Array(halves.buffer), from + block * 20)
+    for (let at = 4; at < 20; at++) bytes[from + block * 20 + at] = (block * 89 + at * 151) % 256
+  }
+  const made = await readGguf(memorySource(bytes))
+  const form = repackedForm(made, 'w')
+  if (form === undefined) throw new Error('it has blocks')
+  const expected = await dequantise(made, 'w')
+  const [packed, steps] = [await partOf('w', form, 'packed', made), await partOf('w', form, 'scales', made)]
+  let [ours, usual] = [0, 0]
+  for (const [index, value] of expected.entries()) {
+    const run = index - (index % 32)
+    const largest = expected.subarray(run, run + 32).reduce((most, other) => Math.max(most, Math.abs(other)), 0)
+    ours += (((packed[index] ?? 0) - 128) * (steps[run / 32] ?? 0) - value) ** 2
+    usual += ((Math.round((value / largest) * 127) / 127) * largest - value) ** 2
+  }
+  expect(usual).toBeGreaterThan(0)
+  expect(Math.sqrt(ours / usual)).toBeLessThan(0.4)
 })
 
 test('what has no integer blocks has no such form', () => {
