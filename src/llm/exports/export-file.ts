@@ -125,9 +125,21 @@ export async function readStored({ name, dtype, dims, nibbles, source }: StoredT
 }
 
 /** The same bytes as a weight of a graph, seen in a shape of as many elements; floating-point ones as float32. */
-export function storedWeight({ name, dtype, source }: StoredTensor, shape: readonly number[]): Tensor {
+export function storedWeight(stored: StoredTensor, shape: readonly number[]): Tensor {
+  const known = weights.get(stored) ?? new Map<string, Tensor>()
+  weights.set(stored, known)
+  const key = String(shape)
+  const tensor = known.get(key) ?? madeWeight(stored, shape)
+  known.set(key, tensor)
+  return tensor
+}
+
+/** A head and a table that are one initializer are one weight: names are given once in a graph. */
+const weights = new WeakMap<StoredTensor, Map<string, Tensor>>()
+
+function madeWeight({ name, dtype, dims, source }: StoredTensor, shape: readonly number[]): Tensor {
   const seen: WeightSource = source.kind === 'memory' ? { kind: 'memory', value: { ...source.value, dims: shape } } : source
-  const tensor = weight(name, dtype, shape, seen)
+  const tensor = weight(String(dims) === String(shape) ? name : `${name}[${shape.join(',')}]`, dtype, shape, seen)
   return isFloating(dtype) ? cast(tensor, 'float32') : tensor
 }
 

@@ -125,6 +125,13 @@ const vectorUsers = new Set(['Mul', 'SimplifiedLayerNormalization', 'SkipSimplif
 async function tableOf(file: ExportFile, node: NodeProto, { vocabulary, width }: TableSize): Promise<StoredMatrix | undefined> {
   const stored = (index: number): StoredTensor | undefined => file.tensors.get(node.input[index] ?? '')
   const data = stored(0)
+  if (node.opType === 'Gather' && data === undefined) {
+    // The head's matrix, turned: exports whose table is tied to it keep one of the two.
+    const turned = file.producers.get(node.input[0] ?? '')
+    const head = turned?.opType === 'Transpose' ? file.tensors.get(turned.input[0] ?? '') : undefined
+    const fits = head?.dims.length === 2 && head.dims[0] === width && head.dims[1] === vocabulary
+    return head !== undefined && fits ? { layout: 'in-out', stored: head, out: vocabulary, into: width } : undefined
+  }
   if (data === undefined) return undefined
   if (node.opType === 'Gather') {
     const integers = integerOperand(file, node)
