@@ -37,8 +37,8 @@ export {
   generationOptionsSchema,
   type ScoredChoice,
   type TokenEvent,
-} from './llm/generation.ts'
-export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation-session.ts'
+} from './llm/generation/generate-tokens.ts'
+export type { GeneratorOptions, KeyedRequest, TextGenerator } from './llm/generation/generator.ts'
 export { type LanguageModel, type LanguageModelOptions, loadLanguageModel } from './llm/language-model.ts'
 export { type AudioNote, type DecodeAudioOptions, type DecodedAudioFile, decodeAudio } from './media/audio.ts'
 export { type AudioLimits, defaultAudioLimits, type Span } from './media/audio-limits.ts'

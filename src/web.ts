@@ -19,8 +19,8 @@ export {
   type GeneratorModel,
   generateTokens,
   generationOptionsSchema,
-} from './llm/generation.ts'
-export { generationGraph } from './llm/generation-graph.ts'
+} from './llm/generation/generate-tokens.ts'
+export { generationGraph } from './llm/generation/graph.ts'
 export type * from './model/contracts.ts'
 export { defineProjector, onlyFeatures, type ProjectorFamily } from './model/projector.ts'
 export type { MediaPath } from './model/splice.ts'

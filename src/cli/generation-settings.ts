@@ -1,5 +1,5 @@
 /** How answers are generated: the same settings wherever a command generates. */
-import { checkGenerationOptions, type GenerationOptions, generationOptionsSchema } from '../llm/generation-options.ts'
+import { checkGenerationOptions, type GenerationOptions, generationOptionsSchema } from '../llm/generation/options.ts'
 
 // Commands print answers, not probabilities.
 const { logprobs: _, topLogprobs: __, ...settings } = generationOptionsSchema.shape

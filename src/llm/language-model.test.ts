@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { writeLanguageModel } from '../../test/tune-tiny-pair.ts'
 import { type ErrorData, ModalignError } from '../errors.ts'
-import type { GenerationEvent, GenerationOptions } from './generation.ts'
-import type { KeyedRequest } from './generation-session.ts'
+import type { GenerationEvent, GenerationOptions } from './generation/generate-tokens.ts'
+import type { KeyedRequest } from './generation/generator.ts'
 import { type LanguageModel, loadLanguageModel } from './language-model.ts'
 
 let root: string

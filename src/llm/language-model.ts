@@ -8,8 +8,8 @@ import type { Tokenizer } from '../text/tokenizer.ts'
 import type { AdapterSettings } from './adapters/settings.ts'
 import type { BuildDecoder, Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
-import type { GenerationOptions } from './generation.ts'
-import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation-session.ts'
+import type { GenerationOptions } from './generation/generate-tokens.ts'
+import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation/generator.ts'
 import { openSource, type SourceOptions } from './sources/index.ts'
 
 export interface LanguageModelOptions extends GeneratorOptions, SourceOptions {}

@@ -7,7 +7,7 @@
 import { z } from 'zod'
 import type { ModalignError } from '../errors.ts'
 import type { Trainables } from '../graph/parameters.ts'
-import { createGenerator } from '../llm/generation-session.ts'
+import { createGenerator } from '../llm/generation/generator.ts'
 import { modalities } from '../model/branches.ts'
 import type { Part, Turn } from '../model/contracts.ts'
 import type { MultimodalModel } from '../model/multimodal-model.ts'

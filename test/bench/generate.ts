@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Decoder } from '../../src/llm/decoder.ts'
-import { createGenerator, type TextGenerator } from '../../src/llm/generation-session.ts'
+import { createGenerator, type TextGenerator } from '../../src/llm/generation/generator.ts'
 import { type Bandwidth, openBandwidth } from './bandwidth.ts'
 import { quantisedSmollm2, randomSmollm2, smollm2 } from './smollm2.ts'
 

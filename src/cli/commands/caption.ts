@@ -5,7 +5,7 @@ import { type ErrorData, errorData, ModalignError, unreachable } from '../../err
 import type { JsonObject } from '../../io/json.ts'
 import { type CaptionItem, type CaptionOutcome, type CaptionSummary, captionJob } from '../../jobs/caption.ts'
 import { type InputItem, type Inputs, inputItems } from '../../jobs/inputs.ts'
-import type { GenerationOptions } from '../../llm/generation.ts'
+import type { GenerationOptions } from '../../llm/generation/generate-tokens.ts'
 import { createImageDecoder } from '../../media/child-decoder.ts'
 import { modalities } from '../../model/branches.ts'
 import type { Modality } from '../../model/contracts.ts'

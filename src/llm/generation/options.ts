@@ -1,6 +1,6 @@
 /** What can be asked of a generation: one schema for the API and the command line. Names as in Hugging Face's GenerationConfig. */
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
+import { ModalignError } from '../../errors.ts'
 import { samplingSchema } from './sampling.ts'
 
 /** As many alternatives as OpenAI's interface allows. */

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { generationModel, type WatchedModel } from '../../test/generation-model.ts'
-import { CacheRows } from './generation-cache.ts'
-import { scoreAnswers } from './generation-choices.ts'
+import { generationModel, type WatchedModel } from '../../../test/generation-model.ts'
+import { CacheRows } from './cache-rows.ts'
+import { scoreAnswers } from './choices.ts'
 
 let model: WatchedModel
 beforeAll(async () => {

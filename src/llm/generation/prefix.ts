@@ -1,5 +1,5 @@
 /** What prompts begin with in common: it is read once. */
-import type { Tokens } from './generation-cache.ts'
+import type { Tokens } from './cache-rows.ts'
 
 /** How many tokens two sequences begin with in common; tokens of media are equal if their embeddings are. */
 export function commonPrefix(a: Tokens, b: Tokens, hiddenSize: number): number {

@@ -1,14 +1,14 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { generationModel, type WatchedModel } from '../../test/generation-model.ts'
-import { type BeamOptions, searchBeams } from './generation-beams.ts'
+import { generationModel, type WatchedModel } from '../../../test/generation-model.ts'
+import { type BeamOptions, searchBeams } from './beams.ts'
 
 interface Case {
   readonly prompt: readonly number[]
   readonly options: BeamOptions
   readonly beams: readonly { readonly ids: readonly number[]; readonly score: number }[]
 }
-const cases: readonly Case[] = JSON.parse(readFileSync(new URL('../../test/fixtures/generation/beams.json', import.meta.url), 'utf8'))
+const cases: readonly Case[] = JSON.parse(readFileSync(new URL('../../../test/fixtures/generation/beams.json', import.meta.url), 'utf8'))
 
 let model: WatchedModel
 beforeAll(async () => {

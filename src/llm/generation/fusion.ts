@@ -1,9 +1,9 @@
 /** What decoding one token gains from fewer, larger operators: products with one input become one, and a residual's sum joins the norm after it. */
-import { type AttributeValue, attributeValue, makeNode, makeTensor } from '../onnx/build.ts'
-import { withFields } from '../onnx/codec.ts'
-import { type LoweredModel, withModel } from '../onnx/lower.ts'
-import type { GraphProto, NodeProto, TensorProto } from '../onnx/onnx_pb.ts'
-import { int64Tensor } from '../tensors.ts'
+import { type AttributeValue, attributeValue, makeNode, makeTensor } from '../../onnx/build.ts'
+import { withFields } from '../../onnx/codec.ts'
+import { type LoweredModel, withModel } from '../../onnx/lower.ts'
+import type { GraphProto, NodeProto, TensorProto } from '../../onnx/onnx_pb.ts'
+import { int64Tensor } from '../../tensors.ts'
 
 const microsoft = 'com.microsoft'
 

@@ -1,8 +1,8 @@
 /** One answer under way: which tokens were said, what may come next, and when it is over. Text is made of them in `AnswerTexts`. */
-import { ModalignError } from '../errors.ts'
-import type { FinishReason, GenerationEvent, GenerationRequest } from './generation.ts'
-import type { GeneratorModel } from './generation-cache.ts'
-import type { GenerationOptions } from './generation-options.ts'
+import { ModalignError } from '../../errors.ts'
+import type { GeneratorModel } from './cache-rows.ts'
+import type { FinishReason, GenerationEvent, GenerationRequest } from './generate-tokens.ts'
+import type { GenerationOptions } from './options.ts'
 import { chooseToken } from './sampling.ts'
 import { leading, logSumExp } from './sampling-ranking.ts'
 

@@ -1,5 +1,5 @@
 /** The text of an answer as it comes, and where it ends. */
-import type { GenerationEvent } from './generation.ts'
+import type { GenerationEvent } from './generate-tokens.ts'
 
 /** Gives text out once it is certain: neither half a character nor the beginning of a stop string. */
 export class AnswerText {

@@ -1,7 +1,7 @@
 /** Which of several answers the model finds likeliest. What answers begin with in common is read once: they form a tree. */
-import { abortError } from '../runtime/abort.ts'
-import type { GenerationRequest } from './generation.ts'
-import { CacheRows, type GeneratorModel, type MovedRow } from './generation-cache.ts'
+import { abortError } from '../../runtime/abort.ts'
+import { CacheRows, type GeneratorModel, type MovedRow } from './cache-rows.ts'
+import type { GenerationRequest } from './generate-tokens.ts'
 import { checkFinite } from './sampling.ts'
 import { logSumExp } from './sampling-ranking.ts'
 

@@ -1,11 +1,11 @@
 /** Generation: prompts in, tokens out, for batches whose rows begin and end when they do. */
-import { Answer, checkRequest } from './generation-answer.ts'
-import type { GeneratorModel } from './generation-cache.ts'
-import { GenerationLoop } from './generation-loop.ts'
-import type { GenerationOptions } from './generation-options.ts'
+import { Answer, checkRequest } from './answer.ts'
+import type { GeneratorModel } from './cache-rows.ts'
+import { GenerationLoop } from './loop.ts'
+import type { GenerationOptions } from './options.ts'
 
-export type { GeneratorModel } from './generation-cache.ts'
-export { type GenerationOptions, generationOptionsSchema } from './generation-options.ts'
+export type { GeneratorModel } from './cache-rows.ts'
+export { type GenerationOptions, generationOptionsSchema } from './options.ts'
 
 export interface GenerationRequest {
   /** Prompt ids; negative ones are places of media, filled from `media` in order. */

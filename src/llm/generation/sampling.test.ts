@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { ModalignError } from '../errors.ts'
+import { ModalignError } from '../../errors.ts'
 import { candidates, chooseToken, type SamplingOptions, samplingSchema } from './sampling.ts'
 import type { TokenHistory } from './sampling-penalties.ts'
 import { leading } from './sampling-ranking.ts'
@@ -15,10 +15,10 @@ interface Case {
   readonly history: readonly number[]
   readonly probabilities: readonly number[]
 }
-const cases: readonly Case[] = JSON.parse(readFileSync(new URL('../../test/fixtures/parity/sampling.json', import.meta.url), 'utf8'))
+const cases: readonly Case[] = JSON.parse(readFileSync(new URL('../../../test/fixtures/parity/sampling.json', import.meta.url), 'utf8'))
 
 const made: readonly (Omit<Case, 'history'> & { readonly prompt: readonly number[]; readonly answer: readonly number[] })[] = JSON.parse(
-  readFileSync(new URL('../../test/fixtures/generation/sampling.json', import.meta.url), 'utf8'),
+  readFileSync(new URL('../../../test/fixtures/generation/sampling.json', import.meta.url), 'utf8'),
 )
 const all = [...cases.map(({ history, ...rest }) => ({ ...rest, prompt: history, answer: [] })), ...made].map((one) => ({
   ...one,

@@ -1,20 +1,20 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { ModalignError } from '../errors.ts'
-import { randomStream } from '../random.ts'
-import { createLocalSession } from '../runtime/local.ts'
-import type { Session } from '../runtime/session.ts'
-import type { NamedTensors } from '../tensors.ts'
-import { openCheckpoint } from '../weights/checkpoint.ts'
-import { openSafetensors } from '../weights/safetensors.ts'
-import { checkpointWeights } from './checkpoint-weights.ts'
-import type { Decoder } from './decoder.ts'
-import { buildDecoder } from './families/index.ts'
-import { type FinishReason, type GenerationOptions, type GenerationRequest, generateTokens } from './generation.ts'
-import { generationGraph } from './generation-graph.ts'
+import { ModalignError } from '../../errors.ts'
+import { randomStream } from '../../random.ts'
+import { createLocalSession } from '../../runtime/local.ts'
+import type { Session } from '../../runtime/session.ts'
+import type { NamedTensors } from '../../tensors.ts'
+import { openCheckpoint } from '../../weights/checkpoint.ts'
+import { openSafetensors } from '../../weights/safetensors.ts'
+import { checkpointWeights } from '../checkpoint-weights.ts'
+import type { Decoder } from '../decoder.ts'
+import { buildDecoder } from '../families/index.ts'
+import { type FinishReason, type GenerationOptions, type GenerationRequest, generateTokens } from './generate-tokens.ts'
+import { generationGraph } from './graph.ts'
 
-const folder = fileURLToPath(new URL('../../test/fixtures/parity/llama/untied-biases-wide-heads/', import.meta.url))
+const folder = fileURLToPath(new URL('../../../test/fixtures/parity/llama/untied-biases-wide-heads/', import.meta.url))
 const config: { readonly vocab_size: number; readonly hidden_size: number } = JSON.parse(readFileSync(`${folder}config.json`, 'utf8'))
 const vocabulary = config.vocab_size
 const width = config.hidden_size

@@ -1,15 +1,15 @@
 /** The owner's end of a generation's worker thread: answers as they come, and their text. */
-import { copiedModel } from '../runtime/node.ts'
-import { connectWorker, type WorkerConnection } from '../runtime/rpc.ts'
-import { checkModelSource, type ModelSource, parseSessionOptions, withoutUndefined } from '../runtime/session.ts'
-import type { SessionDescription } from '../runtime/session-worker.ts'
-import type { Beam, GenerationEvent, GenerationRequest } from './generation.ts'
-import type { BeamOptions } from './generation-beams.ts'
-import type { GeneratorModel } from './generation-cache.ts'
-import type { AnswerTexts } from './generation-text.ts'
-import type { AnswerEvents, AnswersRequest, GenerationHandlers, OpenGeneration } from './generation-worker.ts'
+import { copiedModel } from '../../runtime/node.ts'
+import { connectWorker, type WorkerConnection } from '../../runtime/rpc.ts'
+import { checkModelSource, type ModelSource, parseSessionOptions, withoutUndefined } from '../../runtime/session.ts'
+import type { SessionDescription } from '../../runtime/session-worker.ts'
+import type { AnswerTexts } from './answer-text.ts'
+import type { BeamOptions } from './beams.ts'
+import type { GeneratorModel } from './cache-rows.ts'
+import type { Beam, GenerationEvent, GenerationRequest } from './generate-tokens.ts'
+import type { AnswerEvents, AnswersRequest, GenerationHandlers, OpenGeneration } from './worker.ts'
 
-const entry = new URL(import.meta.url.endsWith('.ts') ? './generation-worker.ts' : './generation-worker.js', import.meta.url)
+const entry = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url)
 
 type Connection = WorkerConnection<GenerationHandlers>
 

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { generationModel, type WatchedModel } from '../../test/generation-model.ts'
-import type { GenerationEvent, GenerationOptions } from './generation.ts'
-import { Answer } from './generation-answer.ts'
-import { GenerationLoop } from './generation-loop.ts'
+import { generationModel, type WatchedModel } from '../../../test/generation-model.ts'
+import { Answer } from './answer.ts'
+import type { GenerationEvent, GenerationOptions } from './generate-tokens.ts'
+import { GenerationLoop } from './loop.ts'
 
 const promptOf = (length: number, seed: number): readonly number[] => Array.from({ length }, (_, index) => (index * 37 + seed * 11) % 96)
 

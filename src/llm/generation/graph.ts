@@ -1,15 +1,15 @@
 /** The graph that generates: one call reads a prompt or adds one token to every row, over a cache of keys and values. */
 
-import { size } from '../graph/dim.ts'
-import { gatherNd } from '../graph/operators/gather-nd.ts'
-import { scatterNd } from '../graph/operators/scatter-nd.ts'
-import { input } from '../graph/tensor.ts'
-import { type LoweredModel, lower } from '../onnx/lower.ts'
-import type { Device } from '../runtime/session.ts'
-import { type Decoder, type LayerCache, logitsOf } from './decoder.ts'
-import { appendingCache, freshCache } from './generation-appending.ts'
-import { fuseGeneration } from './generation-fusion.ts'
-import { sourceContext } from './source-tokens.ts'
+import { size } from '../../graph/dim.ts'
+import { gatherNd } from '../../graph/operators/gather-nd.ts'
+import { scatterNd } from '../../graph/operators/scatter-nd.ts'
+import { input } from '../../graph/tensor.ts'
+import { type LoweredModel, lower } from '../../onnx/lower.ts'
+import type { Device } from '../../runtime/session.ts'
+import { type Decoder, type LayerCache, logitsOf } from '../decoder.ts'
+import { sourceContext } from '../source-tokens.ts'
+import { appendingCache, freshCache } from './appending-cache.ts'
+import { fuseGeneration } from './fusion.ts'
 
 export const generationInputs = {
   /** int64 [batch, tokens]; anything valid at media places. */

@@ -1,22 +1,22 @@
 /**
- * The worker thread in which a generator's model, its cache and the choice of tokens live: see generation-session.ts. A step of decoding takes milliseconds; with the choice on
+ * The worker thread in which a generator's model, its cache and the choice of tokens live: see `generator.ts`. A step of decoding takes milliseconds; with the choice on
  * another thread, waking the two of them in turns would take a quarter of that.
  */
-import { unreachable } from '../errors.ts'
-import { randomStream } from '../random.ts'
-import type { HostedSession } from '../runtime/host.ts'
-import { createLocalSession } from '../runtime/local.ts'
-import { type CallContext, serve } from '../runtime/rpc.ts'
-import type { ModelSource, SessionOptions } from '../runtime/session.ts'
-import type { SessionDescription } from '../runtime/session-worker.ts'
-import type { Beam, GenerationEvent, GenerationRequest } from './generation.ts'
-import { Answer } from './generation-answer.ts'
-import { type BeamOptions, searchBeams } from './generation-beams.ts'
-import type { GeneratorModel } from './generation-cache.ts'
-import { scoreAnswers } from './generation-choices.ts'
-import { cacheContinues } from './generation-graph.ts'
-import { GenerationLoop } from './generation-loop.ts'
-import type { GenerationOptions } from './generation-options.ts'
+import { unreachable } from '../../errors.ts'
+import { randomStream } from '../../random.ts'
+import type { HostedSession } from '../../runtime/host.ts'
+import { createLocalSession } from '../../runtime/local.ts'
+import { type CallContext, serve } from '../../runtime/rpc.ts'
+import type { ModelSource, SessionOptions } from '../../runtime/session.ts'
+import type { SessionDescription } from '../../runtime/session-worker.ts'
+import { Answer } from './answer.ts'
+import { type BeamOptions, searchBeams } from './beams.ts'
+import type { GeneratorModel } from './cache-rows.ts'
+import { scoreAnswers } from './choices.ts'
+import type { Beam, GenerationEvent, GenerationRequest } from './generate-tokens.ts'
+import { cacheContinues } from './graph.ts'
+import { GenerationLoop } from './loop.ts'
+import type { GenerationOptions } from './options.ts'
 
 export interface OpenGeneration {
   readonly source: ModelSource

@@ -1,6 +1,6 @@
 /** Which token comes next. Pure functions of logits, options and one random number. */
 import { z } from 'zod'
-import { ModalignError } from '../errors.ts'
+import { ModalignError } from '../../errors.ts'
 import { type PenaltyOptions, penalised, penaltySchema, type TokenHistory } from './sampling-penalties.ts'
 import { argMax, argMaxOfNumbers, leading } from './sampling-ranking.ts'
 

@@ -1,8 +1,8 @@
 /** Beam search: the likeliest whole answers, as far as a few candidates a step can tell.   Steps and scores as Transformers 5 has them. */
-import { abortError } from '../runtime/abort.ts'
-import type { Beam, GenerationRequest } from './generation.ts'
-import { CacheRows, type GeneratorModel } from './generation-cache.ts'
-import type { GenerationOptions } from './generation-options.ts'
+import { abortError } from '../../runtime/abort.ts'
+import { CacheRows, type GeneratorModel } from './cache-rows.ts'
+import type { Beam, GenerationRequest } from './generate-tokens.ts'
+import type { GenerationOptions } from './options.ts'
 import { checkFinite } from './sampling.ts'
 import { penalised } from './sampling-penalties.ts'
 import { leading, logSumExp } from './sampling-ranking.ts'

@@ -2,11 +2,11 @@
  * A cache that stays outside the graph. ONNX Runtime's GroupQueryAttention gives the whole cache back at every call, and the binding copies what it gives: at eight rows that takes
  * longer than the model. Here only the new places come out, and the caller writes them where they belong.
  */
-import { makeNode, makeValueInfo } from '../onnx/build.ts'
-import { withFields } from '../onnx/codec.ts'
-import { type LoweredModel, withModel } from '../onnx/lower.ts'
-import type { GraphProto } from '../onnx/onnx_pb.ts'
-import type { Decoder } from './decoder.ts'
+import { makeNode, makeValueInfo } from '../../onnx/build.ts'
+import { withFields } from '../../onnx/codec.ts'
+import { type LoweredModel, withModel } from '../../onnx/lower.ts'
+import type { GraphProto } from '../../onnx/onnx_pb.ts'
+import type { Decoder } from '../decoder.ts'
 
 /** int64 [batch, kvHeads, tokens, 3]: row, head and place of every new key and value. */
 export const freshPlaces = 'cache.places'

@@ -1,10 +1,10 @@
 /** Continuous batching: answers join a running batch as others end, and none depends on its neighbours. */
-import { abortError } from '../runtime/abort.ts'
-import { disposedError } from '../runtime/host.ts'
-import type { GenerationEvent } from './generation.ts'
-import type { Answer } from './generation-answer.ts'
-import { CacheRows, type GeneratorModel, type MovedRow, type Tokens } from './generation-cache.ts'
-import { commonPrefix, slice } from './generation-prefix.ts'
+import { abortError } from '../../runtime/abort.ts'
+import { disposedError } from '../../runtime/host.ts'
+import type { Answer } from './answer.ts'
+import { CacheRows, type GeneratorModel, type MovedRow, type Tokens } from './cache-rows.ts'
+import type { GenerationEvent } from './generate-tokens.ts'
+import { commonPrefix, slice } from './prefix.ts'
 
 export interface LoopOptions {
   /** Rows at a time; others wait. */

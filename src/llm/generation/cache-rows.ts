@@ -1,11 +1,11 @@
 /** Rows of keys and values beside a session, each with a length of its own: prompts are read into them, tokens added, rows moved. */
-import type { AppendedOutput, Session } from '../runtime/session.ts'
-import { float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from '../tensors.ts'
-import type { Decoder } from './decoder.ts'
-import { freshCache, freshPlaces } from './generation-appending.ts'
-import { cacheNames, generationInputs } from './generation-graph.ts'
-import { slice } from './generation-prefix.ts'
-import { continuedSourceFeeds, sourceFeeds } from './source-tokens.ts'
+import type { AppendedOutput, Session } from '../../runtime/session.ts'
+import { float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from '../../tensors.ts'
+import type { Decoder } from '../decoder.ts'
+import { continuedSourceFeeds, sourceFeeds } from '../source-tokens.ts'
+import { freshCache, freshPlaces } from './appending-cache.ts'
+import { cacheNames, generationInputs } from './graph.ts'
+import { slice } from './prefix.ts'
 
 export interface GeneratorModel {
   readonly session: Session

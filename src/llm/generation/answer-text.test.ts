@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { StreamDecoder } from '../text/stream-decoder.ts'
-import { AnswerText } from './generation-text.ts'
+import { StreamDecoder } from '../../text/stream-decoder.ts'
+import { AnswerText } from './answer-text.ts'
 
 /** A tokenizer of bytes: characters come in pieces. */
 const bytesDecoder = (): StreamDecoder => new StreamDecoder((ids) => new TextDecoder().decode(Uint8Array.from(ids)))
