@@ -97,6 +97,22 @@ describe('a round trip', () => {
     expect(loaded.llm.folder).toBe(join(after, 'llm'))
   })
 
+  test("keeps a template that was chosen, and none that is the model's own", async () => {
+    expect(await readFile(join(saved, 'modalign.json'), 'utf8')).not.toContain('"template"')
+    await using vicuna = await loadLanguageModel(join(root, 'llm'), { device: 'cpu', threads: 1, template: 'vicuna' })
+    const folder = join(root, 'with-template')
+    await saveModel(await compose({ llm: vicuna, image: { encoder, projector: linear() } }), folder)
+    await using loaded = await loadModel(folder, catalogues, { encoders: { image: encoder }, device: 'cpu' })
+    const asked = [{ role: 'user' as const, content: 'What is it?' }]
+    const text = loaded.llm.template.render(asked, { addGenerationPrompt: true })
+    expect(text).toBe(vicuna.template.render(asked, { addGenerationPrompt: true }))
+    expect(text).toMatch(/USER: What is it\? ASSISTANT:$/)
+    expect(text).not.toBe(llm.template.render(asked, { addGenerationPrompt: true }))
+    await expect(loadLanguageModel(join(root, 'llm'), { template: 'unknown' })).rejects.toMatchObject({
+      details: { code: 'TEMPLATE_CHOICE', got: 'unknown' },
+    })
+  })
+
   test("makes the encoder again by the catalogue's name and the recipe's options", async () => {
     const file = join(root, 'encoder.onnx')
     const recipe = { family: 'tiny', model: file, options: { seed: 0, extra: ['a', null] } }
