@@ -97,7 +97,8 @@ test('a sample on disk costs a few bytes of memory, however long it is, and is r
     )
     // 8 bytes a sample in arrays that double, one block that is being written, and what the machine keeps besides.
     expect(last - first).toBeLessThan(32 * 0.75 * count + 3e6)
-    expect(read - last).toBeLessThan(3e6)
+    // A sample that stayed would be more than a thousand bytes; other tests of the process leave some, too.
+    expect(read - last).toBeLessThan(250 * Math.max(reads, 20_000))
     expect(onDisk).toBeGreaterThan(150 * count)
   }
   expect(existsSync(store)).toBe(false)

@@ -36,7 +36,9 @@ export const composites: Readonly<Record<string, CaseOf>> = {
     const interleaved = draw.bool()
     const x = numbers(draw, dtype, [samples, fixed(draw.int(1, 2)), length, fixed(2 * half.length)])
     const positions = indices(draw, [samples, length], 7, { negative: false })
-    const [cos, sin] = [numbers(draw, dtype, [fixed(7), half]), numbers(draw, dtype, [fixed(7), half])]
+    // ONNX Runtime's operator wants as many angles as tokens, whatever the positions are.
+    const angles = fixed(32)
+    const [cos, sin] = [numbers(draw, dtype, [angles, half]), numbers(draw, dtype, [angles, half])]
     return {
       inputs: [x, positions, cos, sin],
       frozen: [2, 3],
