@@ -48,6 +48,11 @@ describe('a size is a polynomial', () => {
     )
   })
 
+  test('nothing is 0, whatever its sign was', () => {
+    expect(multiplyDims(-1, 0)).toBe(0)
+    expect(subtractDims(0, 0)).toBe(0)
+  })
+
   test('in normal form: addition and multiplication commute, associate and distribute', () => {
     fc.assert(
       fc.property(dim, dim, dim, (x, y, z) => {

@@ -54,7 +54,8 @@ export function subtractDims(a: Dim, b: Dim): Dim {
 }
 
 export function multiplyDims(a: Dim, b: Dim): Dim {
-  if (typeof a === 'number' && typeof b === 'number') return a * b
+  // -1 times 0 is -0, which is no size.
+  if (typeof a === 'number' && typeof b === 'number') return a * b + 0
   return normalised(
     termsOf(a).flatMap((x) =>
       termsOf(b).map((y) => ({ coefficient: x.coefficient * y.coefficient, names: [...x.names, ...y.names].sort() })),
