@@ -8,9 +8,8 @@ import type { Tokenizer } from '../../text/tokenizer.ts'
 import type { Decoder, PresentValues } from '../decoder.ts'
 import { checkRequest } from './answer.ts'
 import { AnswerTexts, type TextDecoderOfIds } from './answer-text.ts'
-import { freshCache } from './appending-cache.ts'
 import type { Beam, EndEvent, GenerationEvent, GenerationOptions, GenerationRequest } from './generate-tokens.ts'
-import { generationGraph } from './graph.ts'
+import { cacheAbilities, generationGraph } from './graph.ts'
 import { checkGenerationOptions } from './options.ts'
 import { GenerationThread } from './thread.ts'
 
@@ -184,7 +183,7 @@ async function openGeneration(
   return GenerationThread.open(withoutUndefined({ bytes, externalRoot, externalData }), {
     options: { ...withoutUndefined({ device, threads, prepacking }), memoryPattern: false },
     decoder: decoder.trained?.present().decoder ?? decoder,
-    appends: lowered.outputs.includes(freshCache),
+    appends: cacheAbilities(lowered, decoder, expected).appends,
     batchSize,
   })
 }
