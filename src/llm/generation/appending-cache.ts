@@ -7,11 +7,7 @@ import { withFields } from '../../onnx/codec.ts'
 import { type LoweredModel, withModel } from '../../onnx/lower.ts'
 import type { GraphProto } from '../../onnx/onnx_pb.ts'
 import type { Decoder } from '../decoder.ts'
-
-/** int64 [batch, kvHeads, tokens, 3]: row, head and place of every new key and value. */
-export const freshPlaces = 'cache.places'
-/** float32 [layers x 2 x batch, kvHeads, tokens, headDim]: the new keys and values of all layers, in the order of the cache's inputs. */
-export const freshCache = 'cache.fresh'
+import { freshCache, freshPlaces } from './graph-names.ts'
 
 /** The same graph with {@link freshCache} in place of its `present` outputs, where all of them are GroupQueryAttention's; otherwise undefined. */
 export function appendingCache(lowered: LoweredModel, decoder: Pick<Decoder, 'kvHeads' | 'headDim'>): LoweredModel | undefined {

@@ -3,8 +3,7 @@ import type { AppendedOutput, Session } from '../../runtime/session.ts'
 import { float32Tensor, int64Tensor, type NamedTensors, type TensorValue } from '../../tensors.ts'
 import type { Decoder } from '../decoder.ts'
 import { continuedSourceFeeds, sourceFeeds } from '../source-tokens.ts'
-import { freshCache, freshPlaces } from './appending-cache.ts'
-import { cacheNames, generationInputs } from './graph.ts'
+import { cacheNames, freshCache, freshPlaces, generationInputs } from './graph-names.ts'
 import { slice } from './prefix.ts'
 
 export interface GeneratorModel {

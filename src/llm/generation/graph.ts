@@ -8,37 +8,9 @@ import { type LoweredModel, lower } from '../../onnx/lower.ts'
 import type { Device } from '../../runtime/session.ts'
 import { type Decoder, type LayerCache, logitsOf } from '../decoder.ts'
 import { sourceContext } from '../source-tokens.ts'
-import { appendingCache, freshCache } from './appending-cache.ts'
+import { appendingCache } from './appending-cache.ts'
 import { fuseGeneration } from './fusion.ts'
-
-export const generationInputs = {
-  /** int64 [batch, tokens]; anything valid at media places. */
-  ids: 'ids',
-  /** int64 [batch, tokens]. */
-  positions: 'positions',
-  /** float32 [mediaTokens, hiddenSize]. */
-  media: 'media.embeddings',
-  /** int64 [mediaTokens, 2]: batch row and place among this call's tokens. */
-  mediaRows: 'media.rows',
-  /** int64 [batch, 2]: batch row and place of the token whose successor is asked for. */
-  outputRows: 'output.rows',
-  /** int32 [batch]: the last place of the cache in use after this call. */
-  lastPlaces: 'last_places',
-  /** int32, rank 0: places of the cache that the longest row uses after this call. */
-  totalLength: 'total_length',
-} as const
-
-/** Names of one layer's cache: inputs `past`, outputs `present`. */
-export function cacheNames(layer: number): { readonly past: LayerNames; readonly present: LayerNames } {
-  return {
-    past: { key: `past.${layer}.key`, value: `past.${layer}.value` },
-    present: { key: `present.${layer}.key`, value: `present.${layer}.value` },
-  }
-}
-interface LayerNames {
-  readonly key: string
-  readonly value: string
-}
+import { cacheContinues, cacheNames, freshCache, generationInputs } from './graph-names.ts'
 
 export interface GenerationGraphOptions {
   /** See `lower`. */
@@ -101,9 +73,4 @@ export function cacheAbilities(
   device: Device,
 ): { readonly appends: boolean; readonly continues: boolean } {
   return { appends: lowered.outputs.includes(freshCache), continues: cacheContinues(decoder, device) }
-}
-
-/** Whether calls may add several tokens to a row: pieces of one prompt must have the angles of the whole. */
-export function cacheContinues({ hasEncoder, longAfter }: Pick<Decoder, 'hasEncoder' | 'longAfter'>, device: Device): boolean {
-  return (device === 'cpu' || device === 'wasm') && hasEncoder !== true && longAfter === undefined
 }

@@ -14,7 +14,7 @@ import { type BeamOptions, searchBeams } from './beams.ts'
 import type { GeneratorModel } from './cache-rows.ts'
 import { scoreAnswers } from './choices.ts'
 import type { Beam, GenerationEvent, GenerationRequest } from './generate-tokens.ts'
-import { cacheContinues } from './graph.ts'
+import { cacheContinues } from './graph-names.ts'
 import { GenerationLoop } from './loop.ts'
 import type { GenerationOptions } from './options.ts'
 
