@@ -11,7 +11,7 @@ import { AnswerTexts, type TextDecoderOfIds } from './answer-text.ts'
 import type { Beam, EndEvent, GenerationEvent, GenerationOptions, GenerationRequest } from './generate-tokens.ts'
 import { cacheAbilities, generationGraph } from './graph.ts'
 import { checkGenerationOptions } from './options.ts'
-import { GenerationThread } from './thread.ts'
+import { type BuiltGraph, GenerationThread } from './thread.ts'
 
 export interface GeneratorOptions {
   /** Where generation runs. Default `auto`. */
@@ -178,12 +178,14 @@ async function openGeneration(
   { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
 ): Promise<GenerationThread> {
   const expected = expectedDevice(device)
-  const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm' })
-  const { bytes, externalRoot, externalData } = lowered
-  return GenerationThread.open(withoutUndefined({ bytes, externalRoot, externalData }), {
+  const build = (): BuiltGraph => {
+    const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm' })
+    const { bytes, externalRoot, externalData } = lowered
+    return { model: withoutUndefined({ bytes, externalRoot, externalData }), appends: cacheAbilities(lowered, decoder, expected).appends }
+  }
+  return GenerationThread.open(build, {
     options: { ...withoutUndefined({ device, threads, prepacking }), memoryPattern: false },
     decoder: decoder.trained?.present().decoder ?? decoder,
-    appends: cacheAbilities(lowered, decoder, expected).appends,
     batchSize,
   })
 }

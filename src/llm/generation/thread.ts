@@ -19,6 +19,13 @@ interface Stream {
   wake: () => void
 }
 
+/** What a thread opens. */
+export interface BuiltGraph {
+  readonly model: ModelSource
+  /** See `GeneratorModel`. */
+  readonly appends: boolean
+}
+
 export class GenerationThread {
   readonly description: SessionDescription
   readonly decoder: GeneratorModel['decoder']
@@ -38,10 +45,15 @@ export class GenerationThread {
     this.decoder = decoder
   }
 
-  /** @throws as `createSession` */
-  static async open(model: ModelSource, { options, decoder, ...rest }: Omit<OpenGeneration, 'source'>): Promise<GenerationThread> {
+  /**
+   * @param build is called once the thread has begun to start, which takes as long as building the graph
+   * @throws as `createSession`, and what `build` throws
+   */
+  static async open(
+    build: () => BuiltGraph,
+    { options, decoder, ...rest }: Omit<OpenGeneration, 'source' | 'appends'>,
+  ): Promise<GenerationThread> {
     const checked = parseSessionOptions(options)
-    checkModelSource(model)
     const streams = new Map<number, Stream>()
     const worker = connectWorker<GenerationHandlers, AnswerEvents>(entry, {
       name: 'modalign generation',
@@ -52,10 +64,14 @@ export class GenerationThread {
       },
     })
     try {
+      // What keeps it from loading ONNX Runtime, `open` meets again, and says.
+      if (checked.device !== 'wasm') worker.call('prepare', undefined).catch(() => undefined)
+      const { model, appends } = build()
+      checkModelSource(model)
       const { layers, kvHeads, headDim, hiddenSize, maxPositions, hasEncoder, longAfter } = decoder
       const plain = { layers, kvHeads, headDim, hiddenSize, maxPositions, ...withoutUndefined({ hasEncoder, longAfter }) }
       const copy = copiedModel(model)
-      const request = { source: copy.model, options: checked, decoder: plain, ...rest }
+      const request = { source: copy.model, options: checked, decoder: plain, appends, ...rest }
       return new GenerationThread(worker, streams, await worker.call('open', request, { transfer: copy.buffers }), decoder)
     } catch (error) {
       await worker.dispose()

@@ -6,6 +6,7 @@ import { unreachable } from '../../errors.ts'
 import { randomStream } from '../../random.ts'
 import type { HostedSession } from '../../runtime/host.ts'
 import { createLocalSession } from '../../runtime/local.ts'
+import { loadNative } from '../../runtime/native.ts'
 import { type CallContext, serve } from '../../runtime/rpc.ts'
 import type { ModelSource, SessionOptions } from '../../runtime/session.ts'
 import type { SessionDescription } from '../../runtime/session-worker.ts'
@@ -42,6 +43,11 @@ const generation = () => opened ?? unreachable('a call before open')
 const underWay = new Map<number, readonly Answer[]>()
 
 const handlers = {
+  /** Loads ONNX Runtime while the owner still builds the graph. */
+  async prepare(): Promise<void> {
+    await loadNative()
+  },
+
   async open({ source, options, decoder, appends, batchSize }: OpenGeneration): Promise<SessionDescription> {
     const session = await createLocalSession(source, options)
     const { device, passedOver, inputs, outputs } = session
