@@ -22,7 +22,7 @@ export function canonicalJson(value: JsonValue): string {
   if (!isObject(value)) return JSON.stringify(value)
   // In the order of UTF-16 code units, as `<` compares. A list of names makes JSON.stringify keep their order.
   const keys = Object.keys(value).sort()
-  if (Object.values(value).every((item) => typeof item !== 'object' || item === null)) return JSON.stringify(value, keys)
+  if (keys.every((key) => typeof value[key] !== 'object' || value[key] === null)) return JSON.stringify(value, keys)
   return `{${keys.map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key] ?? null)}`).join(',')}}`
 }
 
@@ -123,11 +123,15 @@ export function buildPipeline(description: TokenizerDescription, control: Readon
 }
 
 function bpeWithout(model: BpeModel, control: ReadonlySet<string>): object {
-  const hidden = [...control].some((token) => model.vocabulary.has(token))
+  const hidden = [...control].filter((token) => model.vocabulary.has(token))
+  const vocab = Object.fromEntries(model.vocabulary)
+  for (const token of hidden) delete vocab[token]
+  const lengths = new Set(hidden.map(({ length }) => length))
+  const isShown = ([left, right]: readonly [string, string]) => !lengths.has(left.length + right.length) || !control.has(left + right)
   return {
     type: 'BPE',
-    vocab: Object.fromEntries(hidden ? [...model.vocabulary].filter(([token]) => !control.has(token)) : model.vocabulary),
-    merges: hidden ? model.merges.filter(([left, right]) => !control.has(left + right)) : model.merges,
+    vocab,
+    merges: hidden.length > 0 ? model.merges.filter(isShown) : model.merges,
     unk_token: model.unknown,
     byte_fallback: model.byteFallback,
     fuse_unk: model.fuseUnknown,

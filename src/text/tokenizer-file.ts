@@ -136,12 +136,14 @@ function describeBpe(model: JsonObject, file: string | undefined): BpeModel {
   if (!isObject(model.vocab)) throw invalid(file, '/model/vocab', 'no vocabulary', 'an object of tokens and their ids')
   const vocabulary = new Map<string, number>()
   const taken = new Set<number>()
-  for (const [token, id] of Object.entries(model.vocab)) {
-    const field = `/model/vocab/${pointer(token)}`
+  const field = (token: string): string => `/model/vocab/${pointer(token)}`
+  // Not by Object.entries, which takes twice as long for 50,000 tokens, as other shortcuts here do.
+  for (const token of Object.keys(model.vocab)) {
+    const id = model.vocab[token]
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > largestId)
-      throw invalid(file, field, JSON.stringify(id), 'an id from 0')
-    if (token.length > longestToken) throw invalid(file, field, `${token.length} characters`, `at most ${longestToken}`)
-    if (taken.has(id)) throw invalid(file, field, `id ${id} for a second token`, 'one token an id')
+      throw invalid(file, field(token), JSON.stringify(id), 'an id from 0')
+    if (token.length > longestToken) throw invalid(file, field(token), `${token.length} characters`, `at most ${longestToken}`)
+    if (taken.has(id)) throw invalid(file, field(token), `id ${id} for a second token`, 'one token an id')
     taken.add(id)
     vocabulary.set(token, id)
   }
@@ -150,11 +152,12 @@ function describeBpe(model: JsonObject, file: string | undefined): BpeModel {
   const merges = list.map((merge: JsonValue, index): readonly [string, string] => {
     const pair: readonly JsonValue[] = typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : []
     const [left, right] = pair
-    const field = `/model/merges/${index}`
     if (pair.length !== 2 || typeof left !== 'string' || typeof right !== 'string')
-      throw invalid(file, field, JSON.stringify(merge), 'two tokens')
-    const missing = [left, right, left + right].find((token) => !vocabulary.has(token))
-    if (missing !== undefined) throw invalid(file, field, JSON.stringify(missing), 'a token of the vocabulary')
+      throw invalid(file, `/model/merges/${index}`, JSON.stringify(merge), 'two tokens')
+    if (!vocabulary.has(left) || !vocabulary.has(right) || !vocabulary.has(left + right)) {
+      const missing = [left, right, left + right].find((token) => !vocabulary.has(token))
+      throw invalid(file, `/model/merges/${index}`, JSON.stringify(missing), 'a token of the vocabulary')
+    }
     return [left, right]
   })
   return {
@@ -190,9 +193,11 @@ function describeUnigram(model: JsonObject, file: string | undefined): UnigramMo
 }
 
 function checkAddedTokens(tokens: readonly AddedToken[], model: BpeModel | UnigramModel, file: string | undefined): void {
+  const added = new Set(tokens.map(({ id }) => id))
   const owners = new Map<number, string>()
-  if (model.type === 'BPE') for (const [token, id] of model.vocabulary) owners.set(id, token)
-  else for (const [id, [piece]] of model.pieces.entries()) owners.set(id, piece)
+  if (model.type === 'BPE') {
+    for (const [token, id] of model.vocabulary) if (added.has(id)) owners.set(id, token)
+  } else for (const [id, [piece]] of model.pieces.entries()) owners.set(id, piece)
   for (const [index, { id, content }] of tokens.entries()) {
     const owner = owners.get(id)
     if (owner !== undefined && owner !== content)
