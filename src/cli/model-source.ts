@@ -61,7 +61,7 @@ export async function openModel(
   if (model === undefined) terminal.note(embeddedNotice)
   const catalogues = await withModules({ encoders: encoderCatalogue(withoutUndefined({ device, threads })), projectors }, module)
   const llm = llmFolder === undefined ? undefined : await loadLanguageModel(llmFolder, { ...place, ...downloading(download, terminal) })
-  return loadModel(folder, catalogues, { ...place, ...(llm && { llm }), ...(reader && { reader }) })
+  return loadModel(folder, catalogues, { ...place, preload: true, ...(llm && { llm }), ...(reader && { reader }) })
 }
 
 /** Closes a model with the language model that was loaded for it. */
@@ -82,7 +82,11 @@ export async function openTalker(settings: ModelSettings, terminal: Terminal): P
   if (settings.llm !== undefined && settings.model === undefined) {
     const { llm, template, download, device, threads } = settings
     return textTalker(
-      await loadLanguageModel(llm, { ...withoutUndefined({ device, threads, template }), ...downloading(download, terminal) }),
+      await loadLanguageModel(llm, {
+        ...withoutUndefined({ device, threads, template }),
+        preload: true,
+        ...downloading(download, terminal),
+      }),
     )
   }
   const model = await openModel(settings, terminal)

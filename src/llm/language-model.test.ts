@@ -1,6 +1,7 @@
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { writeLanguageModel } from '../../test/tune-tiny-pair.ts'
 import { type ErrorData, ModalignError } from '../errors.ts'
@@ -43,6 +44,51 @@ test('describes the folder that it was loaded from', async () => {
   expect(llm.decoder).toMatchObject({ hiddenSize: 32, vocabularySize: 320, layers: 2, kvHeads: 1, headDim: 16, maxPositions: 128 })
   expect(llm.tokenizer.eosIds).toEqual([2])
   expect((await llm.session()).device).toBe('cpu')
+})
+
+describe('preload', () => {
+  /** Threads that begin while `work` runs. */
+  async function threadsOf<T>(work: () => Promise<T>): Promise<{ readonly result: T; readonly threads: readonly Worker[] }> {
+    const threads: Worker[] = []
+    const note = (worker: Worker): void => void threads.push(worker)
+    process.on('worker', note)
+    try {
+      return { result: await work(), threads }
+    } finally {
+      process.off('worker', note)
+    }
+  }
+
+  test('opens the session that generates while the model is loaded, and no other one', async () => {
+    const load = (preload: boolean): Promise<LanguageModel> => loadLanguageModel(join(root, 'llm'), { device: 'cpu', threads: 1, preload })
+    const plain = await threadsOf(() => load(false))
+    expect(plain.threads).toHaveLength(0)
+    const early = await threadsOf(() => load(true))
+    expect(early.threads).toHaveLength(1)
+    await using model = early.result
+    const answering = await threadsOf(() => generate(model, requests, sampled))
+    expect(answering.threads).toHaveLength(0)
+    expect(answering.result).toEqual(await generate(llm, requests, sampled))
+  })
+
+  test('leaves nothing open when the rest cannot be loaded', async () => {
+    const folder = await mkdtemp(join(root, 'broken-'))
+    await cp(join(root, 'llm'), folder, { recursive: true })
+    await writeFile(join(folder, 'tokenizer.json'), '{}')
+    const { threads } = await threadsOf(async () => {
+      const failed = loadLanguageModel(folder, { device: 'cpu', preload: true })
+      await expect(failed).rejects.toMatchObject({ code: 'TOKENIZER_INVALID' })
+    })
+    // -1 once a thread has ended.
+    expect(threads.map(({ threadId }) => threadId)).toEqual([-1])
+  })
+
+  test('says what keeps the session from opening when it is needed', async () => {
+    const elsewhere = process.platform === 'darwin' ? 'directml' : 'coreml'
+    const model = await loadLanguageModel(join(root, 'llm'), { device: elsewhere, preload: true })
+    await expect(model.session()).rejects.toMatchObject({ code: 'RUNTIME_DEVICE_UNAVAILABLE' })
+    await model.dispose()
+  })
 })
 
 describe('identity', () => {

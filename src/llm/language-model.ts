@@ -9,10 +9,17 @@ import type { AdapterSettings } from './adapters/settings.ts'
 import type { BuildDecoder, Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
 import type { GenerationOptions } from './generation/generate-tokens.ts'
-import { createGenerator, type GeneratorOptions, type TextGenerator } from './generation/generator.ts'
-import { openSource, type SourceOptions } from './sources/index.ts'
+import { closeGeneration, createGenerator, type GeneratorOptions, openGeneration, type TextGenerator } from './generation/generator.ts'
+import type { GenerationThread } from './generation/thread.ts'
+import { type ModelSource, openSource, type SourceOptions } from './sources/index.ts'
 
-export interface LanguageModelOptions extends GeneratorOptions, SourceOptions {}
+export interface LanguageModelOptions extends GeneratorOptions, SourceOptions {
+  /**
+   * Open the session for generation at once, while tokenizer and template are read: the first answer comes sooner by what these take. For a model that will answer as it is; one that
+   * is trained or adapted would hold its weights twice. Default false: it is opened when it is first needed.
+   */
+  readonly preload?: boolean
+}
 
 export interface LanguageModel extends TextGenerator {
   /** The folder's or file's name. */
@@ -66,9 +73,26 @@ const generationDefaults = z.object({
  */
 export async function loadLanguageModel(where: string, options: LanguageModelOptions = {}): Promise<LanguageModel> {
   const source = await openSource(where, options)
-  const { config, configFile, tokenizer } = source
+  const { config, configFile } = source
   const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(source.weights), configFile)
   const decoder = build()
+  const opened = options.preload === true ? openGeneration(decoder, options) : undefined
+  // Whoever generates is told.
+  opened?.catch(() => undefined)
+  try {
+    return languageModel({ ...(await described(source, decoder, options)), decoder, build, opened, options })
+  } catch (error) {
+    await closeGeneration(opened)
+    throw error
+  }
+}
+
+type Described = Omit<Parts, 'decoder' | 'build' | 'opened' | 'options'>
+
+/** What is not needed to open the session. */
+async function described(source: ModelSource, decoder: Decoder, options: LanguageModelOptions): Promise<Described> {
+  const { config, configFile } = source
+  const tokenizer = await source.tokenizer()
   if (tokenizer.vocabularySize > decoder.vocabularySize) {
     throw new ModalignError({
       code: 'LLM_VOCABULARY',
@@ -80,20 +104,17 @@ export async function loadLanguageModel(where: string, options: LanguageModelOpt
     })
   }
   const hash = createHash('sha256').update(JSON.stringify(config)).update(tokenizer.identity)
-  for (const fingerprint of source.fingerprints) hash.update(fingerprint)
-  return languageModel({
+  for (const fingerprint of await source.fingerprints()) hash.update(fingerprint)
+  return {
     label: source.label,
     folder: source.path,
     identity: hash.digest('hex'),
-    decoder,
-    build,
     embeddingRms: (await source.rms(decoder.embeddingsName)) * (decoder.embeddingScale ?? 1),
     tokenizer,
     template: source.template(),
     ...(options.template !== undefined && { templateChosen: true }),
     defaults: samplingDefaults(source.generationConfig),
-    options,
-  })
+  }
 }
 
 interface Parts
@@ -102,13 +123,15 @@ interface Parts
     'label' | 'folder' | 'identity' | 'decoder' | 'build' | 'embeddingRms' | 'tokenizer' | 'template' | 'templateChosen'
   > {
   readonly defaults: GenerationOptions
+  readonly opened: Promise<GenerationThread> | undefined
   readonly options: LanguageModelOptions
 }
 
-function languageModel({ defaults, options, ...parts }: Parts): LanguageModel {
-  const generatorOf = (decoder: Decoder): TextGenerator =>
-    createGenerator({ decoder, tokenizer: parts.tokenizer, stopTokenIds: parts.tokenizer.eosIds, defaults }, options)
-  return { ...parts, generatorOf, ...generatorOf(parts.decoder) }
+function languageModel({ defaults, opened, options, ...parts }: Parts): LanguageModel {
+  const { decoder: own, tokenizer } = parts
+  const source = { tokenizer, stopTokenIds: tokenizer.eosIds, defaults }
+  const generatorOf = (decoder: Decoder): TextGenerator => createGenerator({ ...source, decoder }, options)
+  return { ...parts, generatorOf, ...createGenerator({ ...source, decoder: own, ...(opened && { opened }) }, options) }
 }
 
 function samplingDefaults(json: unknown): GenerationOptions {

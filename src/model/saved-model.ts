@@ -165,9 +165,15 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
   const known = modalities.filter((modality) => manifest[modality] !== undefined)
   const named = known.map((modality) => ({ modality, saved: savedBranch(manifest, modality, file) }))
   const projectors = named.map(({ modality, saved }) => namedProjector(modality, saved, catalogues, file))
+  const { adapters } = manifest.llm
   const llm =
     options.llm ??
-    (await loadLanguageModel(namedPath(directory, manifest.llm.path, 'llm', file), { ...savedTemplate(manifest), ...options }))
+    (await loadLanguageModel(namedPath(directory, manifest.llm.path, 'llm', file), {
+      ...savedTemplate(manifest),
+      ...options,
+      // With adapters another session generates.
+      preload: options.preload === true && adapters === undefined,
+    }))
   // Those that were given stay with whoever gave them.
   const opened: Encoder[] = []
   try {
@@ -181,7 +187,6 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
     }
     assertSameParts(manifest, llm, branches, file)
     for (const { modality, saved } of named) await adaptBranch(branches, modality, saved, directory)
-    const { adapters } = manifest.llm
     const adapted = adapters === undefined ? llm : await loadAdapters(llm, adapters, join(directory, adaptersName))
     const model = await compose({ ...checkedBranches(branches), llm: adapted, ...(options.reader && { reader: options.reader }) })
     const files = known.map((modality) => join(directory, projectorFile(modality)))
@@ -189,7 +194,7 @@ export async function loadModel(folder: string, catalogues: Catalogues, options:
     setParameters(model, Object.assign({}, model.adapterParameters, ...values), files.join(', '))
     return model
   } catch (error) {
-    await Promise.all(opened.map((encoder) => encoder.dispose()))
+    await Promise.all([...opened, ...(options.llm === undefined ? [llm] : [])].map((part) => part.dispose()))
     throw error
   }
 }

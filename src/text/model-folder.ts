@@ -1,5 +1,5 @@
 /** The text files of a Hugging Face model folder. Beside what is made from them, because a browser has no folders. */
-import { open } from 'node:fs/promises'
+import { access, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ModalignError } from '../errors.ts'
 import { errnoOf, fileError } from '../io/file-error.ts'
@@ -39,21 +39,31 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   const file = join(folder, 'tokenizer.json')
   // The largest published ones have some 35 MB.
   const tokenizer = await readJson(file, 128 * mebibyte)
-  if (tokenizer === undefined) {
-    throw new ModalignError({
-      code: 'TOKENIZER_MISSING',
-      file,
-      got: 'nothing at this path',
-      expected: 'the tokenizer.json of a Hugging Face model folder',
-      hint: 'a folder that has only tokenizer.model or vocab.json must be converted with Transformers first (AutoTokenizer, save_pretrained)',
-    })
-  }
+  if (tokenizer === undefined) throw missing(file)
   const [config, specialTokensMap, generationConfig] = await Promise.all(
     ['tokenizer_config.json', 'special_tokens_map.json', 'generation_config.json'].map((name) =>
       readJson(join(folder, name), 16 * mebibyte),
     ),
   )
   return { tokenizer, config, specialTokensMap, generationConfig, file }
+}
+
+/** Finds out in a moment what `loadTokenizer` would say first. @throws ModalignError `TOKENIZER_MISSING` */
+export async function requireTokenizer(folder: string): Promise<void> {
+  const file = join(folder, 'tokenizer.json')
+  await access(file).catch((error: unknown) => {
+    throw errnoOf(error) === 'ENOENT' ? missing(file) : fileError(error, file, 'a file of a model folder')
+  })
+}
+
+function missing(file: string): ModalignError {
+  return new ModalignError({
+    code: 'TOKENIZER_MISSING',
+    file,
+    got: 'nothing at this path',
+    expected: 'the tokenizer.json of a Hugging Face model folder',
+    hint: 'a folder that has only tokenizer.model or vocab.json must be converted with Transformers first (AutoTokenizer, save_pretrained)',
+  })
 }
 
 /** The parsed file, or undefined where there is none. */
@@ -79,7 +89,8 @@ export async function readText(file: string, largest: number): Promise<string | 
     await using handle = await open(file, 'r')
     const { size } = await handle.stat()
     if (size > largest) throw new ModalignError({ code: 'TOKENIZER_TOO_LARGE', file, got: `${size} bytes`, expected: `at most ${largest}` })
-    const text = await handle.readFile('utf8')
+    // Decoded at once: `readFile('utf8')` of an open file decodes piece by piece, which takes longer than parsing does.
+    const text = (await handle.readFile()).toString('utf8')
     return text.startsWith('\ufeff') ? text.slice(1) : text
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined

@@ -53,15 +53,17 @@ export interface GeneratorSource {
   readonly tokenizer?: Pick<Tokenizer, 'encode' | 'streamDecoder'>
   /** What a call does not say. */
   readonly defaults: GenerationOptions
+  /** Of `decoder`, as {@link openGeneration} gave it: then it need not be opened here. */
+  readonly opened?: Promise<GenerationThread>
 }
 
 /** Rows of one batch, where the options do not say: enough to use the weights well, few enough for their caches. */
 const usualBatch = 16
 
-/** Opens nothing yet. */
+/** Opens nothing yet, unless it is given what was opened. */
 export function createGenerator(source: GeneratorSource, options: GeneratorOptions = {}): TextGenerator {
   const { decoder, tokenizer, defaults } = source
-  let opened: Promise<GenerationThread> | undefined
+  let opened: Promise<GenerationThread> | undefined = source.opened
   /** The values of adapters that it was opened with. */
   let openedWith: PresentValues | undefined
 
@@ -110,7 +112,7 @@ export function createGenerator(source: GeneratorSource, options: GeneratorOptio
     if (opened === undefined) return
     const closing = opened
     opened = undefined
-    await (await closing).dispose()
+    await closeGeneration(closing)
   }
   return { session: async () => (await open()).description, generate, dispose, [Symbol.asyncDispose]: dispose }
 }
@@ -173,7 +175,14 @@ function withSoftPrompt(requests: readonly KeyedRequest[], { trained, hiddenSize
   })
 }
 
-async function openGeneration(
+/** Waits until nothing runs any more. What could not be opened needs no closing. */
+export async function closeGeneration(opened: Promise<GenerationThread> | undefined): Promise<void> {
+  const thread = await opened?.catch(() => undefined)
+  await thread?.dispose()
+}
+
+/** Starts the thread and the session of a decoder. @throws as `createSession` */
+export async function openGeneration(
   decoder: Decoder,
   { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
 ): Promise<GenerationThread> {

@@ -4,7 +4,7 @@ import { ModalignError } from '../../errors.ts'
 import { fileSource } from '../../io/byte-source.ts'
 import { fingerprint } from '../../io/fingerprint.ts'
 import { type ChatTemplate, createChatTemplate } from '../../text/chat-template.ts'
-import { loadTokenizer, readJson, readTemplateFiles } from '../../text/model-folder.ts'
+import { loadTokenizer, readJson, readTemplateFiles, requireTokenizer } from '../../text/model-folder.ts'
 import { chosenTemplate } from '../../text/template-choice.ts'
 import { type Checkpoint, openCheckpoint } from '../../weights/checkpoint.ts'
 import { toFloat32 } from '../../weights/float16.ts'
@@ -32,15 +32,14 @@ export async function openFolder(folder: string, options: SourceOptions): Promis
       hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json, or a .gguf file',
     })
   }
-  const [published, tokenizer, templateFiles, chosen] = await Promise.all([
+  const [published, templateFiles, chosen] = await Promise.all([
     openCheckpoint(folder),
-    loadTokenizer(folder),
     readTemplateFiles(folder),
     chosenTemplate(options.template),
+    requireTokenizer(folder),
   ])
   const files = new Set([...published.tensors.values()].map((tensor) => tensor.file))
-  const fingerprints: string[] = []
-  for (const file of files) fingerprints.push(await fingerprint(await fileSource(file)))
+  const fingerprints = fingerprintsOf(files)
   const checkpoint = await mappable(published, fingerprints, options)
   return {
     label: basename(resolve(folder)),
@@ -50,17 +49,21 @@ export async function openFolder(folder: string, options: SourceOptions): Promis
     weights: checkpointWeights(checkpoint),
     fingerprints,
     rms: (name) => sampledRms(checkpoint, name),
-    tokenizer,
+    tokenizer: () => loadTokenizer(folder),
     template: once(() => createChatTemplate({ ...templateFiles, ...chosen })),
     generationConfig: await readJson(join(folder, 'generation_config.json'), largestConfigBytes),
   }
 }
 
 /** The checkpoint itself where its weights are float32; else one whose 16-bit weights are float32, from the cache. */
-export async function mappable(published: Checkpoint, fingerprints: readonly string[], options: SourceOptions): Promise<Checkpoint> {
+export async function mappable(
+  published: Checkpoint,
+  fingerprints: ModelSource['fingerprints'],
+  options: SourceOptions,
+): Promise<Checkpoint> {
   const small = [...published.tensors.values()].filter(({ dtype }) => dtype === 'float16' || dtype === 'bfloat16')
   if (small.reduce((sum, { byteLength }) => sum + byteLength, 0) < worthExpanding) return published
-  return cachedCheckpoint('float32', fingerprints, () => [...published.tensors.keys()].map((name) => expanded(published, name)), {
+  return cachedCheckpoint('float32', await fingerprints(), () => [...published.tensors.keys()].map((name) => expanded(published, name)), {
     ...(options.cacheFolder === undefined ? {} : { folder: options.cacheFolder }),
     ...(options.onUnpack === undefined ? {} : { onBuild: options.onUnpack }),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
@@ -79,6 +82,15 @@ function expanded(checkpoint: Checkpoint, name: string): TensorToWrite {
     }
   }
   return { name, dtype: 'float32', dims, pieces }
+}
+
+/** Computed when they are first asked for. */
+export function fingerprintsOf(files: Iterable<string>): ModelSource['fingerprints'] {
+  let computed: Promise<readonly string[]> | undefined
+  return () => {
+    computed ??= Promise.all(Array.from(files, async (file) => fingerprint(await fileSource(file))))
+    return computed
+  }
 }
 
 export function once(make: () => ChatTemplate): () => ChatTemplate {

@@ -109,7 +109,7 @@ describe('a GGUF file', () => {
     const checkpoint = await openCheckpoint(cached)
     expect([...checkpoint.tensors.keys()].sort()).toEqual([...weights.keys()].sort())
     for (const [name, values] of weights) expect(toFloat32(await checkpoint.read(name)), name).toEqual(values)
-    expect(source.tokenizer.specialTokens).toMatchObject({ bos: { id: 1 }, eos: { id: 2 }, unk: { id: 0 } })
+    expect((await source.tokenizer()).specialTokens).toMatchObject({ bos: { id: 1 }, eos: { id: 2 }, unk: { id: 0 } })
     expect(source.template().render([{ role: 'user', content: 'hi' }])).toBe('<s>hi')
     // A second time nothing is unpacked.
     await openSource(path, { cacheFolder, onUnpack: (file) => unpacked.push(file) })

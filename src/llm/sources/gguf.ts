@@ -1,7 +1,5 @@
 /** A GGUF file: everything a model needs in one file, its weights in blocks. */
 import { basename, resolve } from 'node:path'
-import { fileSource } from '../../io/byte-source.ts'
-import { fingerprint } from '../../io/fingerprint.ts'
 import { createChatTemplate } from '../../text/chat-template.ts'
 import { ggmlTokenizerFiles } from '../../text/ggml-vocabulary.ts'
 import { chosenTemplate } from '../../text/template-choice.ts'
@@ -17,7 +15,7 @@ import { ropeFactors } from '../gguf/rope-factors.ts'
 import { ggufVocabulary } from '../gguf/vocabulary.ts'
 import { expandedWeight, type GgufWeight, ggufWeights, packedWeight } from '../gguf/weights.ts'
 import { cachedCheckpoint } from '../weight-cache.ts'
-import { once } from './folder.ts'
+import { fingerprintsOf, once } from './folder.ts'
 import type { ModelSource, SourceOptions } from './model-source.ts'
 
 /** @throws ModalignError `GGUF_*`, `TOKENIZER_*`, and what the cache throws */
@@ -30,13 +28,12 @@ export async function openGgufModel(path: string, options: SourceOptions): Promi
   const config = factors === undefined ? plain : { ...plain, rope_scaling: factors }
   const files = ggmlTokenizerFiles(ggufVocabulary(metadata))
   const weights = ggufWeights(file, architecture, config)
-  const fingerprints = [await fingerprint(await fileSource(path))]
-  const tokenizer = await createTokenizer(files)
+  const fingerprints = fingerprintsOf([path])
   const chosen = await chosenTemplate(options.template)
   const { weights: form = 'float32' } = options
   const tensors = (): readonly TensorToWrite[] =>
     form === 'float32' ? weights.map((weight) => expandedWeight(file, weight)) : weights.flatMap((weight) => packedWeight(file, weight))
-  const checkpoint = await cachedCheckpoint(form, fingerprints, tensors, {
+  const checkpoint = await cachedCheckpoint(form, await fingerprints(), tensors, {
     ...(options.cacheFolder === undefined ? {} : { folder: options.cacheFolder }),
     ...(options.onUnpack === undefined ? {} : { onBuild: options.onUnpack }),
     ...(options.signal === undefined ? {} : { signal: options.signal }),
@@ -49,7 +46,7 @@ export async function openGgufModel(path: string, options: SourceOptions): Promi
     weights: form === 'float32' ? checkpointWeights(checkpoint) : blockWeights(checkpoint),
     fingerprints,
     rms: (name) => rmsOf(file, weights, name),
-    tokenizer,
+    tokenizer: () => createTokenizer(files),
     template: once(() => createChatTemplate({ ...files, ...chosen })),
     generationConfig: files.generationConfig,
   }

@@ -15,11 +15,12 @@ export interface ModelSource {
   readonly config: JsonValue
   readonly configFile: string
   readonly weights: WeightLookup
-  /** Of every file of weights. */
-  readonly fingerprints: readonly string[]
+  /** Of every file of weights. Reads some megabytes. */
+  readonly fingerprints: () => Promise<readonly string[]>
   /** Root mean square of a weight, of a sample of its rows. */
   rms(name: string): Promise<number>
-  readonly tokenizer: Tokenizer
+  /** Reads and builds it, which keeps this thread busy for a fifth of a second: to be called once, when what other threads do has begun. */
+  readonly tokenizer: () => Promise<Tokenizer>
   /** @throws ModalignError `TEMPLATE_MISSING` for a base model */
   readonly template: () => ChatTemplate
   /** generation_config.json. */

@@ -7,14 +7,12 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
 import { integers } from '../../graph/tensor.ts'
-import { fileSource } from '../../io/byte-source.ts'
 import { fileError } from '../../io/file-error.ts'
-import { fingerprint } from '../../io/fingerprint.ts'
 import type { JsonValue } from '../../io/json.ts'
 import { lower } from '../../onnx/lower.ts'
 import { createLocalSession } from '../../runtime/local.ts'
 import { createChatTemplate } from '../../text/chat-template.ts'
-import { loadTokenizer, readJson, readTemplateFiles } from '../../text/model-folder.ts'
+import { loadTokenizer, readJson, readTemplateFiles, requireTokenizer } from '../../text/model-folder.ts'
 import { chosenTemplate } from '../../text/template-choice.ts'
 import { traceDecoder } from '../adapters/plan.ts'
 import type { Decoder } from '../decoder.ts'
@@ -23,7 +21,7 @@ import { configFromExport, type ExportConfig, exportConfigSchema, type GenaiConf
 import { type ExportFile, readExport } from '../exports/export-file.ts'
 import { type ExportWeights, exportLookup, exportWeights, type StoredMatrix, type TableSize } from '../exports/export-weights.ts'
 import { buildDecoder } from '../families/index.ts'
-import { once } from './folder.ts'
+import { fingerprintsOf, once } from './folder.ts'
 import type { ModelSource, SourceOptions } from './model-source.ts'
 
 const largestConfigBytes = 1_048_576
@@ -74,22 +72,20 @@ export async function openExport(path: string, options: SourceOptions = {}): Pro
   })
   const { decoder } = traceDecoder((change = (same) => same) => buildDecoder(json, change(lookup), configFile))
   checkUsed(exported, weights, used)
-  const [tokenizer, templateFiles, template] = await Promise.all([
-    loadTokenizer(folder),
+  const [templateFiles, template] = await Promise.all([
     readTemplateFiles(folder),
     chosenTemplate(options.template),
+    requireTokenizer(folder),
   ])
-  const fingerprints: string[] = []
-  for (const one of [...exported.files, ...(embeddings.file?.files ?? [])]) fingerprints.push(await fingerprint(await fileSource(one)))
   return {
     label: basename(folder),
     path: resolve(path),
     config: json,
     configFile,
     weights: lookup,
-    fingerprints,
+    fingerprints: fingerprintsOf([...exported.files, ...(embeddings.file?.files ?? [])]),
     rms: () => sampledRms(decoder),
-    tokenizer,
+    tokenizer: () => loadTokenizer(folder),
     template: once(() => createChatTemplate({ ...templateFiles, ...template })),
     generationConfig: await readJson(join(folder, 'generation_config.json'), largestConfigBytes),
   }
