@@ -6,6 +6,8 @@ const types: Readonly<Record<string, number>> = { i32: 0x7f, i64: 0x7e, f32: 0x7
 /** Opcodes behind the prefix 0xfd. */
 const vectors: Readonly<Record<string, number>> = {
   'v128.load': 0,
+  'v128.load8x8_u': 2,
+  'v128.load16_splat': 8,
   'v128.load32_splat': 9,
   'v128.store': 11,
   'v128.const': 12,
@@ -24,15 +26,25 @@ const vectors: Readonly<Record<string, number>> = {
   'v128.xor': 81,
   'v128.bitselect': 82,
   'v128.store32_lane': 90,
+  'v128.store64_lane': 91,
   'v128.load32_zero': 92,
+  'v128.load64_zero': 93,
   'i8x16.narrow_i16x8_s': 101,
   'i8x16.narrow_i16x8_u': 102,
+  'i16x8.q15mulr_sat_s': 130,
   'i16x8.narrow_i32x4_s': 133,
   'i16x8.narrow_i32x4_u': 134,
   'i16x8.extend_low_i8x16_s': 135,
   'i16x8.extend_high_i8x16_s': 136,
   'i16x8.extend_low_i8x16_u': 137,
   'i16x8.extend_high_i8x16_u': 138,
+  'i16x8.shl': 139,
+  'i16x8.shr_s': 140,
+  'i16x8.shr_u': 141,
+  'i16x8.add': 142,
+  'i16x8.sub': 145,
+  'i16x8.mul': 149,
+  'i32x4.extend_low_i16x8_s': 167,
   'i32x4.extend_low_i16x8_u': 169,
   'i32x4.extend_high_i16x8_u': 170,
   'i32x4.shl': 171,
@@ -43,6 +55,7 @@ const vectors: Readonly<Record<string, number>> = {
   'i32x4.mul': 181,
   'i32x4.min_s': 182,
   'i32x4.max_s': 184,
+  'i32x4.dot_i16x8_s': 186,
   'f32x4.add': 228,
   'f32x4.mul': 230,
 }
@@ -62,13 +75,32 @@ const scalars: Readonly<Record<string, number>> = {
   'i32.mul': 0x6c,
   'i32.and': 0x71,
   'i32.or': 0x72,
+  'i32.xor': 0x73,
   'i32.shl': 0x74,
   'i32.shr_s': 0x75,
   'i32.shr_u': 0x76,
+  'i32.rotl': 0x77,
+  'i64.or': 0x84,
+  'i64.shl': 0x86,
+  'i64.shr_s': 0x87,
+  'i64.shr_u': 0x88,
+  'i32.wrap_i64': 0xa7,
+  'i64.extend_i32_u': 0xad,
+  return: 0x0f,
 }
 /** Opcode, and the binary logarithm of the alignment. */
-const memories: Readonly<Record<string, readonly [number, number]>> = { 'i32.load': [0x28, 2], 'i32.store': [0x36, 2] }
+const memories: Readonly<Record<string, readonly [number, number]>> = {
+  'i32.load': [0x28, 2],
+  'i32.load8_u': [0x2d, 0],
+  'i32.store': [0x36, 2],
+  'i32.store8': [0x3a, 0],
+  'i32.store16': [0x3b, 1],
+}
 const vectorAlignments: Readonly<Record<string, number>> = {
+  'v128.load8x8_u': 3,
+  'v128.load16_splat': 1,
+  'v128.load64_zero': 3,
+  'v128.store64_lane': 3,
   'v128.load': 4,
   'v128.store': 4,
   'v128.load32_splat': 2,
@@ -156,7 +188,7 @@ class FunctionBody {
     if (op === 'br' || op === 'br_if')
       return [op === 'br' ? 0x0c : 0x0d, ...unsigned(this.#labels.length - 1 - this.#labels.lastIndexOf(first))]
     if (op === 'call') return [0x10, ...unsigned(this.#functions.indexOf(first))]
-    if (op === 'i32.const') return [0x41, ...signed(Number(first))]
+    if (op === 'i32.const' || op === 'i64.const') return [op === 'i32.const' ? 0x41 : 0x42, ...signed(Number(first))]
     const memory = memories[op]
     if (memory !== undefined) return [memory[0], ...unsigned(memory[1]), ...unsigned(offset)]
     const scalar = scalars[op]
@@ -175,6 +207,7 @@ function constant([shape = '', ...values]: readonly string[]): number[] {
   const view = new DataView(new ArrayBuffer(16))
   for (const [lane, value] of values.entries()) {
     if (shape === 'f32x4') view.setFloat32(4 * lane, Number(value), true)
+    else if (shape === 'i16x8') view.setInt16(2 * lane, Number(value), true)
     else view.setInt32(4 * lane, Number(value) | 0, true)
   }
   return [...new Uint8Array(view.buffer)]

@@ -7,7 +7,7 @@ import type { ImagePreprocessing } from './preprocess.ts'
 import type { ImageFormat } from './sniff.ts'
 
 /** The settings that cross: everything but functions and signals. */
-export type ChildDecodeOptions = Omit<DecodeImageOptions, 'signal' | 'beforeDecode'>
+export type ChildDecodeOptions = Omit<DecodeImageOptions, 'signal' | 'beforeDecode' | 'inThisThread'>
 
 export type ToChild =
   /** `roomBytes`: how many the shared room takes; 0 without one. */

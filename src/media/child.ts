@@ -37,6 +37,7 @@ async function decode({ source, options, preprocessing, admittedPixels }: Extrac
   try {
     const image = await decodeImage(source, {
       ...options,
+      inThisThread: true,
       beforeDecode: async (pixels) => {
         if (pixels > admittedPixels)
           await new Promise<void>((resolve) => {

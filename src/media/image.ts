@@ -7,6 +7,7 @@ import type { DecodedImage } from '../model/contracts.ts'
 import { decodeBitmap } from './bitmap.ts'
 import type { Colour } from './crop.ts'
 import { checkDimensions, defaultImageLimits, type ImageLimits } from './image-limits.ts'
+import { plainJpeg } from './jpeg.ts'
 import { endsEarly, type ImageFormat, imageFormats, type Sniffed, sniff, sniffedBytes } from './sniff.ts'
 import { type MediaInput, readMedia, sourceName } from './source.ts'
 
@@ -34,6 +35,11 @@ export interface DecodeImageOptions {
   /** The ffmpeg program, for BMP. See `findFfmpeg`. */
   readonly ffmpeg?: string | undefined
   readonly signal?: AbortSignal | undefined
+  /**
+   * Ordinary JPEGs are decoded in the calling thread, which they block, in less than half of libvips's time and to the same pixels: for threads and processes that have
+   * nothing else to do. Default false.
+   */
+  readonly inThisThread?: boolean | undefined
   /** Called with the number of pixels once the header has passed the limits; decoding waits for it, and the clock starts anew after it. For those who share memory among decodes. */
   readonly beforeDecode?: ((pixels: number) => Promise<void>) | undefined
 }
@@ -83,7 +89,10 @@ export async function decodeImage(source: MediaInput, options: DecodeImageOption
     abort = () => reject(signal?.reason)
   })
   signal?.addEventListener('abort', abort, { once: true })
+  let asked = false
   const beforeDecode = async (pixels: number): Promise<void> => {
+    if (asked) return
+    asked = true
     clearTimeout(timer)
     await options.beforeDecode?.(pixels)
     startClock()
@@ -119,7 +128,8 @@ async function decodeWithin(source: MediaInput, limits: ImageLimits, options: De
   const decoded =
     format === 'bmp'
       ? { ...(await decodeBitmap(bytes, limits, options)), notes: [] }
-      : await decodeWithSharp(bytes, format, limits, options)
+      : ((format === 'jpeg' && options.inThisThread === true ? await decodePlainJpeg(bytes, limits, options) : undefined) ??
+        (await decodeWithSharp(bytes, format, limits, options)))
   return { ...decoded, format, notes: [...mismatch, ...decoded.notes] }
 }
 
@@ -159,6 +169,17 @@ function formatOfExtension(file: string): ImageFormat | undefined {
 }
 
 type Decoded = DecodedImage & { readonly notes: readonly ImageNote[] }
+
+/** Undefined where libvips is to judge. */
+async function decodePlainJpeg(bytes: Uint8Array, limits: ImageLimits, options: DecodeImageOptions): Promise<Decoded | undefined> {
+  const jpeg = plainJpeg(bytes)
+  if (jpeg === undefined) return undefined
+  checkDimensions(jpeg.width, jpeg.height, limits)
+  await options.beforeDecode?.(jpeg.width * jpeg.height)
+  pageOf(options, 1)
+  const image = jpeg.decode()
+  return image && { ...image, notes: [] }
+}
 
 /** sharp's name of a format where it is not ours. */
 const sharpNames: Readonly<Partial<Record<ImageFormat, string>>> = { avif: 'heif', heic: 'heif' }
