@@ -11,7 +11,7 @@ import { AnswerTexts, type TextDecoderOfIds } from './answer-text.ts'
 import type { Beam, EndEvent, GenerationEvent, GenerationOptions, GenerationRequest } from './generate-tokens.ts'
 import { cacheAbilities, generationGraph } from './graph.ts'
 import { checkGenerationOptions } from './options.ts'
-import { type BuiltGraph, GenerationThread } from './thread.ts'
+import { type BuiltGraph, GenerationThread, type StartedThread } from './thread.ts'
 
 export interface GeneratorOptions {
   /** Where generation runs. Default `auto`. */
@@ -181,10 +181,16 @@ export async function closeGeneration(opened: Promise<GenerationThread> | undefi
   await thread?.dispose()
 }
 
-/** Starts the thread and the session of a decoder. @throws as `createSession` */
+/**
+ * Starts the thread and the session of a decoder.
+ *
+ * @param started a thread for it that has begun to start before
+ * @throws as `createSession`
+ */
 export async function openGeneration(
   decoder: Decoder,
   { device, threads, prepacking, batchSize = usualBatch }: GeneratorOptions,
+  started?: StartedThread,
 ): Promise<GenerationThread> {
   const expected = expectedDevice(device)
   const build = (): BuiltGraph => {
@@ -192,9 +198,10 @@ export async function openGeneration(
     const { bytes, externalRoot, externalData } = lowered
     return { model: withoutUndefined({ bytes, externalRoot, externalData }), appends: cacheAbilities(lowered, decoder, expected).appends }
   }
-  return GenerationThread.open(build, {
+  const opening = {
     options: { ...withoutUndefined({ device, threads, prepacking }), memoryPattern: false },
     decoder: decoder.trained?.present().decoder ?? decoder,
     batchSize,
-  })
+  }
+  return GenerationThread.open(build, opening, started)
 }

@@ -1,7 +1,7 @@
 /** The owner's end of a generation's worker thread: answers as they come, and their text. */
 import { copiedModel } from '../../runtime/node.ts'
 import { connectWorker, type WorkerConnection } from '../../runtime/rpc.ts'
-import { checkModelSource, type ModelSource, parseSessionOptions, withoutUndefined } from '../../runtime/session.ts'
+import { checkModelSource, type ModelSource, parseSessionOptions, type SessionOptions, withoutUndefined } from '../../runtime/session.ts'
 import type { SessionDescription } from '../../runtime/session-worker.ts'
 import type { AnswerTexts } from './answer-text.ts'
 import type { BeamOptions } from './beams.ts'
@@ -47,25 +47,16 @@ export class GenerationThread {
 
   /**
    * @param build is called once the thread has begun to start, which takes as long as building the graph
+   * @param started a thread that has begun to start before
    * @throws as `createSession`, and what `build` throws
    */
   static async open(
     build: () => BuiltGraph,
     { options, decoder, ...rest }: Omit<OpenGeneration, 'source' | 'appends'>,
+    { worker, streams } = startThread(options.device),
   ): Promise<GenerationThread> {
-    const checked = parseSessionOptions(options)
-    const streams = new Map<number, Stream>()
-    const worker = connectWorker<GenerationHandlers, AnswerEvents>(entry, {
-      name: 'modalign generation',
-      onEvent({ call, events }) {
-        const stream = streams.get(call)
-        stream?.events.push(...events)
-        stream?.wake()
-      },
-    })
     try {
-      // What keeps it from loading ONNX Runtime, `open` meets again, and says.
-      if (checked.device !== 'wasm') worker.call('prepare', undefined).catch(() => undefined)
+      const checked = parseSessionOptions(options)
       const { model, appends } = build()
       checkModelSource(model)
       const { layers, kvHeads, headDim, hiddenSize, maxPositions, hasEncoder, longAfter } = decoder
@@ -143,6 +134,28 @@ export class GenerationThread {
   async dispose(): Promise<void> {
     await this.#worker.dispose()
   }
+}
+
+/** A thread that begins to start. */
+export interface StartedThread {
+  readonly worker: Connection
+  readonly streams: Map<number, Stream>
+}
+
+/** It starts, and loads ONNX Runtime, while its owner does other things. */
+export function startThread(device: SessionOptions['device']): StartedThread {
+  const streams = new Map<number, Stream>()
+  const worker = connectWorker<GenerationHandlers, AnswerEvents>(entry, {
+    name: 'modalign generation',
+    onEvent({ call, events }) {
+      const stream = streams.get(call)
+      stream?.events.push(...events)
+      stream?.wake()
+    },
+  })
+  // What keeps it from loading ONNX Runtime, `open` meets again, and says.
+  if (device !== 'wasm') worker.call('prepare', undefined).catch(() => undefined)
+  return { worker, streams }
 }
 
 function plainRequest({ ids, media }: GenerationRequest): GenerationRequest {
