@@ -10,7 +10,7 @@ import type { BuildDecoder, Decoder } from './decoder.ts'
 import { buildDecoder } from './families/index.ts'
 import type { GenerationOptions } from './generation/generate-tokens.ts'
 import { closeGeneration, createGenerator, type GeneratorOptions, openGeneration, type TextGenerator } from './generation/generator.ts'
-import type { GenerationThread } from './generation/thread.ts'
+import { type GenerationThread, startThread } from './generation/thread.ts'
 import { type ModelSource, openSource, type SourceOptions } from './sources/index.ts'
 
 export interface LanguageModelOptions extends GeneratorOptions, SourceOptions {
@@ -72,17 +72,19 @@ const generationDefaults = z.object({
  * llm.decoder.hiddenSize // 576
  */
 export async function loadLanguageModel(where: string, options: LanguageModelOptions = {}): Promise<LanguageModel> {
-  const source = await openSource(where, options)
-  const { config, configFile } = source
-  const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(source.weights), configFile)
-  const decoder = build()
-  const opened = options.preload === true ? openGeneration(decoder, options) : undefined
-  // Whoever generates is told.
-  opened?.catch(() => undefined)
+  const started = options.preload === true ? startThread(options.device) : undefined
+  let opened: Promise<GenerationThread> | undefined
   try {
+    const source = await openSource(where, options)
+    const { config, configFile } = source
+    const build: BuildDecoder = (change = (same) => same) => buildDecoder(config, change(source.weights), configFile)
+    const decoder = build()
+    opened = started && openGeneration(decoder, options, started)
+    // Whoever generates is told.
+    opened?.catch(() => undefined)
     return languageModel({ ...(await described(source, decoder, options)), decoder, build, opened, options })
   } catch (error) {
-    await closeGeneration(opened)
+    await Promise.all([closeGeneration(opened), started?.worker.dispose()])
     throw error
   }
 }
