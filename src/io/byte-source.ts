@@ -1,11 +1,16 @@
-import { type BigIntStats, constants } from 'node:fs'
-import { type FileHandle, open, realpath } from 'node:fs/promises'
+import { type BigIntStats, closeSync, constants, fstatSync, open, read } from 'node:fs'
+import { realpath } from 'node:fs/promises'
 import { resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { ModalignError } from '../errors.ts'
 import { fileError } from './file-error.ts'
 import type { ByteSource } from './memory-source.ts'
 
 export { type ByteSource, memorySource } from './memory-source.ts'
+
+// Opening and reading wait for disks and go to Node's threads, which costs more than either; what the open file knows of itself, and closing it, wait for nothing.
+const openFile = promisify(open)
+const readFrom = promisify(read)
 
 /** A file. `path`: absolute, with symbolic links resolved. */
 export interface FileSource extends ByteSource {
@@ -33,12 +38,12 @@ export async function fileSource(path: string): Promise<FileSource> {
       path: real,
       size: opened.size,
       read: (offset, length) =>
-        withFile(real, path, async (handle, now) => {
+        withFile(real, path, async (descriptor, now) => {
           if (now.size !== opened.size) throw changed(path, `${now.size} bytes instead of ${opened.size}`)
           if (now.inode !== opened.inode || now.device !== opened.device) throw changed(path, 'another file under the same name')
           if (now.modified !== opened.modified) throw changed(path, 'a newer modification time')
           checkRange(offset, length, opened.size, path)
-          return filled(handle, offset, length, path)
+          return filled(descriptor, offset, length, path)
         }),
     }
   } catch (error) {
@@ -56,22 +61,22 @@ export async function fileSource(path: string): Promise<FileSource> {
  */
 export async function readWhole(path: string, mostBytes: number): Promise<{ readonly size: number; readonly bytes?: Uint8Array }> {
   const absolute = resolve(path)
-  return withFile(absolute, path, async (handle, opened) => {
+  return withFile(absolute, path, async (descriptor, opened) => {
     const { size } = opened
     if (size > mostBytes) return { size }
-    const bytes = await filled(handle, 0, size, path)
-    const now = identityOf(await handle.stat({ bigint: true }))
+    const bytes = await filled(descriptor, 0, size, path)
+    const now = identityOf(fstatSync(descriptor, { bigint: true }))
     if (now.size !== size) throw changed(path, `${now.size} bytes instead of ${size}`)
     if (now.modified !== opened.modified) throw changed(path, 'a newer modification time')
     return { size, bytes }
   })
 }
 
-async function filled(handle: FileHandle, offset: number, length: number, path: string): Promise<Uint8Array> {
+async function filled(descriptor: number, offset: number, length: number, path: string): Promise<Uint8Array> {
   const bytes = new Uint8Array(length)
   let at = 0
   while (at < length) {
-    const { bytesRead } = await handle.read(bytes, at, Math.min(length - at, largestRead), offset + at)
+    const { bytesRead } = await readFrom(descriptor, bytes, at, Math.min(length - at, largestRead), offset + at)
     if (bytesRead === 0) throw changed(path, `an end at byte ${offset + at}`)
     at += bytesRead
   }
@@ -95,13 +100,13 @@ interface Identity {
   readonly size: number
 }
 
-async function withFile<T>(real: string, path: string, use: (handle: FileHandle, identity: Identity) => Promise<T>): Promise<T> {
+async function withFile<T>(real: string, path: string, use: (descriptor: number, identity: Identity) => Promise<T>): Promise<T> {
   // O_NONBLOCK: opening a named pipe must not wait for its writer. Windows has no such flag (undefined there).
-  const handle = await open(real, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)).catch((error: unknown) => {
+  const descriptor = await openFile(real, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)).catch((error: unknown) => {
     throw fileError(error, path)
   })
   try {
-    const stat = await handle.stat({ bigint: true })
+    const stat = fstatSync(descriptor, { bigint: true })
     if (!stat.isFile()) {
       throw new ModalignError({
         code: 'FILE_NOT_REGULAR',
@@ -110,11 +115,11 @@ async function withFile<T>(real: string, path: string, use: (handle: FileHandle,
         expected: 'a regular file',
       })
     }
-    return await use(handle, identityOf(stat))
+    return await use(descriptor, identityOf(stat))
   } catch (error) {
     throw fileError(error, path)
   } finally {
-    await handle.close()
+    closeSync(descriptor)
   }
 }
 

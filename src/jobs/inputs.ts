@@ -117,13 +117,17 @@ async function* walkFolder(base: string, relative: string, walk: Walk): AsyncGen
   const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown): readonly Dirent[] => {
     throw fileError(error, folder)
   })
+  // A plain file lies where its folder lies: only links have to be followed one by one. Of a folder that lies outside, each file says so.
+  const real = await containedPath(walk.root, folder).catch(() => undefined)
   for (const entry of [...entries].sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = relative === '' ? entry.name : `${relative}/${entry.name}`
     if (entry.isDirectory()) {
       const hidden = entry.name.startsWith('.') && walk.glob === undefined
       if (!hidden && walk.glob?.mayContain(path) !== false) yield* walkFolder(base, path, walk)
     } else if ((walk.glob !== undefined || !entry.name.startsWith('.')) && walk.wanted(path)) {
-      yield await located(path, join(base, path), walk.root)
+      yield real !== undefined && entry.isFile()
+        ? { id: path, source: path, path: join(real, entry.name) }
+        : await located(path, join(base, path), walk.root)
     }
   }
 }

@@ -58,6 +58,12 @@ export interface ImageDecoder extends AsyncDisposable {
 /** The process has its own clock; it is killed where that clock does not tick either. */
 const graceMs = 2_000
 const startTimeoutMs = 60_000
+const v8Options: readonly string[] = [
+  // V8 counts pixels as memory that marking might free, and marks its heap in small steps beside the work after every few pictures. Without steps it frees them as they die.
+  '--no-incremental-marking',
+  // WebAssembly is compiled well at once, instead of quickly first and well after hundreds of pictures.
+  '--no-liftoff',
+]
 /** Prepared pictures fit; whole ones that are larger cross as messages. */
 const roomBytes = 2 ** 22
 
@@ -235,8 +241,7 @@ function startChild({ formats, timeoutMs, budget, ownPixels, freed, ended }: Chi
   const room = openSharedRoom(roomBytes)
   const child = fork(program, {
     serialization: 'advanced',
-    // V8 counts pixels as memory that marking might free, and marks its heap in small steps beside the work after every few pictures. Without steps it frees them as they die.
-    execArgv: [...process.execArgv, '--no-incremental-marking'],
+    execArgv: [...process.execArgv, ...v8Options],
     stdio: ['ignore', 'ignore', 'pipe', 'ipc', ...(room === undefined ? [] : [room.descriptor])],
   })
   const gone = new Promise<void>((resolve) => child.once('close', () => resolve()))
@@ -256,11 +261,11 @@ function startChild({ formats, timeoutMs, budget, ownPixels, freed, ended }: Chi
     reason ??= error
     child.kill('SIGKILL')
   }
-  const watch = (limitMs: number, error: ModalignError): void => {
+  const watch = (limitMs: number, error: () => ModalignError): void => {
     clearTimeout(clock)
-    clock = setTimeout(() => kill(error), limitMs)
+    clock = setTimeout(() => kill(error()), limitMs)
   }
-  const watchWork = (): void => watch(timeoutMs + graceMs, timeoutError(timeoutMs))
+  const watchWork = (): void => watch(timeoutMs + graceMs, () => timeoutError(timeoutMs))
   const abort = (): void => kill(job?.signal?.reason)
   // A caller waits for this end: with nothing else to do, Node would leave the wait unsettled and exit with status 13.
   const awaited = (): Promise<void> => {
@@ -345,7 +350,7 @@ function startChild({ formats, timeoutMs, budget, ownPixels, freed, ended }: Chi
       setReferenced(child, true)
       next.signal?.addEventListener('abort', abort, { once: true })
       if (ready) begin()
-      else watch(startTimeoutMs, startError(`nothing after ${startTimeoutMs} ms`))
+      else watch(startTimeoutMs, () => startError(`nothing after ${startTimeoutMs} ms`))
     },
     async kill(error) {
       const end = awaited()

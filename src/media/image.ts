@@ -36,8 +36,8 @@ export interface DecodeImageOptions {
   readonly ffmpeg?: string | undefined
   readonly signal?: AbortSignal | undefined
   /**
-   * Ordinary JPEGs are decoded in the calling thread, which they block, in less than half of libvips's time and to the same pixels: for threads and processes that have
-   * nothing else to do. Default false.
+   * Ordinary JPEGs are decoded in the calling thread, which they block, in less than half of libvips's time and to the same pixels, which lie in memory that the next such
+   * call writes over: for processes that decode one picture after another and do nothing else. Default false.
    */
   readonly inThisThread?: boolean | undefined
   /** Called with the number of pixels once the header has passed the limits; decoding waits for it, and the clock starts anew after it. For those who share memory among decodes. */

@@ -91,8 +91,7 @@ test('what it makes of a damaged file, libvips makes without a complaint', async
 
 test('decodeImage takes it where the thread may be blocked, and libvips where the file is not ordinary', async () => {
   const whole = fixture('420-extreme.jpg')
-  const answers = await Promise.all([true, false].map((inThisThread) => decodeImage(whole, { inThisThread })))
-  expect(answers[0]).toEqual(answers[1])
+  expect(await decodeImage(whole, { inThisThread: true })).toEqual(await decodeImage(whole))
   const turned = await decodeImage(fixture('exif-turned.jpg'), { inThisThread: true })
   expect([turned.width, turned.height]).toEqual([20, 24])
   await expect(decodeImage(whole.subarray(0, 2000), { inThisThread: true })).rejects.toMatchObject({ code: 'IMAGE_TRUNCATED' })

@@ -33,7 +33,7 @@ interface Headers {
 export interface PlainJpeg {
   readonly width: number
   readonly height: number
-  /** Undefined where its data is not as it should be. */
+  /** Undefined where its data is not as it should be. The pixels lie in memory that the next picture is written to, or that moves. */
   decode(): DecodedImage | undefined
 }
 
@@ -307,7 +307,7 @@ function decoded(program: JpegProgram, bytes: Uint8Array, headers: Headers, layo
   // The scan ends where the picture does, and within the file.
   if (end === 0 || end + 2 > fileAt + bytes.length || whole[end] !== 0xff || whole[end + 1] !== 0xd9) return undefined
   writePixels(program, headers, layout)
-  return { width, height, data: whole.slice(layout.pixels, layout.pixels + 3 * width * height) }
+  return { width, height, data: whole.subarray(layout.pixels, layout.pixels + 3 * width * height) }
 }
 
 const lookedAt = 10
