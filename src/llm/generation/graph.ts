@@ -11,6 +11,7 @@ import { sourceContext } from '../source-tokens.ts'
 import { appendingCache } from './appending-cache.ts'
 import { fuseGeneration } from './fusion.ts'
 import { cacheContinues, cacheNames, freshCache, generationInputs } from './graph-names.ts'
+import { uncopiedAttention } from './uncopied-attention.ts'
 
 export interface GenerationGraphOptions {
   /** See `lower`. */
@@ -63,7 +64,8 @@ export function generationGraph(model: Decoder, { appends = false, ...options }:
   const lowered = lower({ outputs: Object.fromEntries([['logits', logits], ...present]), inputs, ...options })
   if (options.fused === false) return lowered
   const merged = fuseGeneration(lowered)
-  return (appends ? appendingCache(merged, decoder) : undefined) ?? merged
+  const appending = appends ? appendingCache(merged, decoder) : undefined
+  return appending === undefined ? merged : uncopiedAttention(appending, decoder)
 }
 
 /** What a generation's session can do with its cache: see `GeneratorModel`. */
