@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest'
 import { ModalignError } from '../errors.ts'
 import { type Attempts, deviceHint, devicesOf, negotiate, ortSessionOptions, type Platform, reasonOf, runFailure } from './devices.ts'
 import { nativeObstacle, nativeReservation } from './native.ts'
-import { type Device, devices, parseSessionOptions, type SessionOptions } from './session.ts'
+import { type Device, devices, type SessionOptions } from './session.ts'
+import { parseSessionOptions } from './session-options.ts'
 
 const platforms = {
   'linux/x64': { os: 'linux', arch: 'x64' },

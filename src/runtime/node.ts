@@ -4,15 +4,8 @@ import { abortError } from './abort.ts'
 import { checkValues, dataArrays } from './feeds.ts'
 import { planOutputs } from './host.ts'
 import { connectWorker } from './rpc.ts'
-import {
-  checkModelSource,
-  type ModelSource,
-  parseSessionOptions,
-  type RunOptions,
-  type Session,
-  type SessionOptions,
-  withoutUndefined,
-} from './session.ts'
+import { checkModelSource, type ModelSource, type RunOptions, type Session, type SessionOptions, withoutUndefined } from './session.ts'
+import { parseSessionOptions } from './session-options.ts'
 import type { SessionHandlers } from './session-worker.ts'
 
 const entry = new URL(import.meta.url.endsWith('.ts') ? './session-worker.ts' : './session-worker.js', import.meta.url)

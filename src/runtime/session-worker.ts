@@ -2,8 +2,8 @@
 import { unreachable } from '../errors.ts'
 import type { NamedTensors } from '../tensors.ts'
 import type { CarriedRow } from './carried-rows.ts'
+import { openCheckedSession } from './checked-session.ts'
 import type { HostedSession } from './host.ts'
-import { createLocalSession } from './local.ts'
 import { type CallContext, serve, transferring } from './rpc.ts'
 import type { ModelSource, RunOptions, Session, SessionOptions } from './session.ts'
 
@@ -20,7 +20,7 @@ const session = () => opened ?? unreachable('a call before open')
 
 const handlers = {
   async open({ model, options }: { readonly model: ModelSource; readonly options: SessionOptions }): Promise<SessionDescription> {
-    opened = await createLocalSession(model, options)
+    opened = await openCheckedSession(model, options)
     const { device, passedOver, inputs, outputs } = opened
     return { device, passedOver, inputs, outputs }
   },

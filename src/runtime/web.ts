@@ -4,16 +4,8 @@ import { ModalignError } from '../errors.ts'
 import { negotiate, type Platform } from './devices.ts'
 import { hostSession } from './host.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
-import {
-  checkModelSource,
-  type Device,
-  type ModelSource,
-  parseOptions,
-  type Session,
-  type SessionOptions,
-  sessionOptionsSchema,
-  withoutUndefined,
-} from './session.ts'
+import { checkModelSource, type Device, type ModelSource, type Session, type SessionOptions, withoutUndefined } from './session.ts'
+import { parseOptions, sessionOptionsSchema } from './session-options.ts'
 import { openWebBackend, type WasmPaths, type WebEnvironment } from './web-session.ts'
 
 export interface WebSessionOptions extends SessionOptions {

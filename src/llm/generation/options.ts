@@ -1,7 +1,7 @@
 /** What can be asked of a generation: one schema for the API and the command line. Names as in Hugging Face's GenerationConfig. */
 import { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
-import { samplingSchema } from './sampling.ts'
+import { samplingSchema } from './sampling-options.ts'
 
 /** As many alternatives as OpenAI's interface allows. */
 const mostAlternatives = 20

@@ -1,17 +1,5 @@
 /** Changes of logits that depend on what was said already. Names and formulas as in Transformers; presence and frequency as vLLM and OpenAI have them. */
-import { z } from 'zod'
-
-export const penaltySchema = z.strictObject({
-  /** Logits of tokens that occur in prompt or answer are divided by this (multiplied where negative): Keskar et al. 2019, section 4.1. 1: none. */
-  repetitionPenalty: z.number().positive().max(100).optional(),
-  /** Taken from the logit of every token that occurs in the answer. 0: none. */
-  presencePenalty: z.number().min(-100).max(100).optional(),
-  /** Taken from the logit of a token as often as it occurs in the answer. 0: none. */
-  frequencyPenalty: z.number().min(-100).max(100).optional(),
-  /** No sequence of so many tokens occurs twice in prompt and answer. 0: no limit. */
-  noRepeatNgramSize: z.int().min(0).max(1000).optional(),
-})
-export type PenaltyOptions = z.infer<typeof penaltySchema>
+import type { PenaltyOptions } from './sampling-options.ts'
 
 /** Ids so far. Negative ones (media) are never penalised. */
 export interface TokenHistory {

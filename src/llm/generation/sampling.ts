@@ -1,22 +1,8 @@
 /** Which token comes next. Pure functions of logits, options and one random number. */
-import { z } from 'zod'
 import { ModalignError } from '../../errors.ts'
-import { type PenaltyOptions, penalised, penaltySchema, type TokenHistory } from './sampling-penalties.ts'
+import type { SamplingOptions } from './sampling-options.ts'
+import { penalised, type TokenHistory } from './sampling-penalties.ts'
 import { argMax, argMaxOfNumbers, leading } from './sampling-ranking.ts'
-
-export const samplingSchema = penaltySchema.extend({
-  /** 0: the likeliest token (greedy). */
-  temperature: z.number().min(0).max(100).optional(),
-  /** Only the k likeliest. 0: no limit. */
-  topK: z.int().min(0).optional(),
-  /** Only the likeliest tokens that together reach this probability. 1: no limit. */
-  topP: z.number().gt(0).max(1).optional(),
-  /** Only tokens at least this share of the likeliest one's probability. 0: no limit. */
-  minP: z.number().min(0).max(1).optional(),
-  /** Only the tokens whose surprise is nearest to the expected one, until they reach this probability (Meister et al. 2023). 1: no limit. */
-  typicalP: z.number().gt(0).max(1).optional(),
-})
-export interface SamplingOptions extends PenaltyOptions, Omit<z.infer<typeof samplingSchema>, keyof PenaltyOptions> {}
 
 /** What may come next: ids, likeliest first, and their probabilities, which add up to 1. */
 export interface Candidates {

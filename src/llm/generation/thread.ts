@@ -1,7 +1,8 @@
 /** The owner's end of a generation's worker thread: answers as they come, and their text. */
 import { copiedModel } from '../../runtime/node.ts'
 import { connectWorker, type WorkerConnection } from '../../runtime/rpc.ts'
-import { checkModelSource, type ModelSource, parseSessionOptions, type SessionOptions, withoutUndefined } from '../../runtime/session.ts'
+import { checkModelSource, type ModelSource, type SessionOptions, withoutUndefined } from '../../runtime/session.ts'
+import { parseSessionOptions } from '../../runtime/session-options.ts'
 import type { SessionDescription } from '../../runtime/session-worker.ts'
 import type { AnswerTexts } from './answer-text.ts'
 import type { BeamOptions } from './beams.ts'

@@ -4,8 +4,8 @@
  */
 import { unreachable } from '../../errors.ts'
 import { randomStream } from '../../random.ts'
+import { openCheckedSession } from '../../runtime/checked-session.ts'
 import type { HostedSession } from '../../runtime/host.ts'
-import { createLocalSession } from '../../runtime/local.ts'
 import { loadNative } from '../../runtime/native.ts'
 import { type CallContext, serve } from '../../runtime/rpc.ts'
 import type { ModelSource, SessionOptions } from '../../runtime/session.ts'
@@ -49,7 +49,7 @@ const handlers = {
   },
 
   async open({ source, options, decoder, appends, batchSize }: OpenGeneration): Promise<SessionDescription> {
-    const session = await createLocalSession(source, options)
+    const session = await openCheckedSession(source, options)
     const { device, passedOver, inputs, outputs } = session
     const model = { session, decoder, appends, continues: cacheContinues(decoder, device) }
     opened = { session, model, loop: new GenerationLoop(model, { batchSize }) }
