@@ -293,7 +293,7 @@
     (v128.store offset=112 (local.get $to) (i8x16.shuffle 8 9 10 11 12 13 14 15 24 25 26 27 28 29 30 31 (local.get $l) (local.get $h))))
 
   ;; A row of twice as many samples: three quarters of $near and one of $far, in both directions. The first and the last sample go on beyond the edges.
-  (func (export "enlarge") (param $near i32) (param $far i32) (param $out i32) (param $count i32)
+  (func $enlarge (param $near i32) (param $far i32) (param $out i32) (param $count i32)
     (local $at i32) (local $before v128) (local $here v128) (local $after v128) (local $even v128) (local $odd v128)
     (call $edges (local.get $near) (local.get $count))
     (call $edges (local.get $far) (local.get $count))
@@ -313,7 +313,7 @@
       (br_if $chunk (i32.lt_u (local.get $at) (local.get $count)))))
 
   ;; The same along the row alone.
-  (func (export "widen") (param $row i32) (param $out i32) (param $count i32)
+  (func $widen (param $row i32) (param $out i32) (param $count i32)
     (local $at i32) (local $here v128) (local $even v128) (local $odd v128)
     (call $edges (local.get $row) (local.get $count))
     (loop $chunk
@@ -333,7 +333,7 @@
     (i32.store8 (i32.add (local.get $row) (local.get $count)) (i32.load8_u (i32.sub (i32.add (local.get $row) (local.get $count)) (i32.const 1)))))
 
   ;; A row of RGB. Sixteen pixels at a time; what goes beyond the row is written over by the next one.
-  (func (export "colours") (param $light i32) (param $blue i32) (param $red i32) (param $out i32) (param $count i32)
+  (func $colours (param $light i32) (param $blue i32) (param $red i32) (param $out i32) (param $count i32)
     (local $at i32) (local $y v128) (local $b v128) (local $r v128) (local $low v128) (local $high v128)
     (local $reds v128) (local $greens v128) (local $blues v128)
     (loop $chunk
@@ -376,4 +376,46 @@
   ;; y + 1.772 b.
   (func $blued (param $y v128) (param $b v128) (result v128)
     (i16x8.add (i16x8.add (local.get $y) (i16x8.add (local.get $b) (local.get $b)))
-      (i16x8.q15mulr_sat_s (local.get $b) (i16x8.splat (i32.const -7471))))))
+      (i16x8.q15mulr_sat_s (local.get $b) (i16x8.splat (i32.const -7471)))))
+
+  ;; RGB from the planes of "scan". $halved: the colours are so in one direction (1), in both (2), or in none (0). $light, $blue, $red: as $parts of "scan".
+  ;; $blue_row, $red_row: room for enlarged rows of colour. $colour_width, $colour_height: what the picture has of them.
+  (func (export "paint") (param $light i32) (param $blue i32) (param $red i32) (param $halved i32) (param $blue_row i32) (param $red_row i32)
+    (param $colour_width i32) (param $colour_height i32) (param $out i32) (param $width i32) (param $height i32)
+    (local $row i32) (local $near i32) (local $far i32) (local $light_at i32) (local $blue_at i32) (local $red_at i32) (local $row_bytes i32)
+    (local.set $light_at (i32.load offset=8 (local.get $light)))
+    (local.set $blue_at (i32.load offset=8 (local.get $blue)))
+    (local.set $red_at (i32.load offset=8 (local.get $red)))
+    (local.set $row_bytes (i32.load offset=12 (local.get $blue)))
+    (loop $next
+      (block $painted
+        (block $widened
+          (block $whole
+            (br_if $whole (i32.eqz (local.get $halved)))
+            (block $both
+              (br_if $both (i32.eq (local.get $halved) (i32.const 2)))
+              (call $widen (i32.add (local.get $blue_at) (i32.mul (local.get $row) (local.get $row_bytes))) (local.get $blue_row) (local.get $colour_width))
+              (call $widen (i32.add (local.get $red_at) (i32.mul (local.get $row) (local.get $row_bytes))) (local.get $red_row) (local.get $colour_width))
+              (br $widened))
+            ;; Between its own row of colours and the one above or below; at the edges its own twice.
+            (local.set $near (i32.shr_u (local.get $row) (i32.const 1)))
+            (local.set $far (i32.sub (i32.add (local.get $near) (i32.shl (i32.and (local.get $row) (i32.const 1)) (i32.const 1))) (i32.const 1)))
+            (block $inside
+              (br_if $inside (i32.lt_u (local.get $far) (local.get $colour_height)))
+              (local.set $far (local.get $near)))
+            (local.set $near (i32.mul (local.get $near) (local.get $row_bytes)))
+            (local.set $far (i32.mul (local.get $far) (local.get $row_bytes)))
+            (call $enlarge (i32.add (local.get $blue_at) (local.get $near)) (i32.add (local.get $blue_at) (local.get $far))
+              (local.get $blue_row) (local.get $colour_width))
+            (call $enlarge (i32.add (local.get $red_at) (local.get $near)) (i32.add (local.get $red_at) (local.get $far))
+              (local.get $red_row) (local.get $colour_width))
+            (br $widened))
+          (local.set $near (i32.mul (local.get $row) (local.get $row_bytes)))
+          (call $colours (local.get $light_at) (i32.add (local.get $blue_at) (local.get $near)) (i32.add (local.get $red_at) (local.get $near))
+            (local.get $out) (local.get $width))
+          (br $painted))
+        (call $colours (local.get $light_at) (local.get $blue_row) (local.get $red_row) (local.get $out) (local.get $width)))
+      (local.set $light_at (i32.add (local.get $light_at) (i32.load offset=12 (local.get $light))))
+      (local.set $out (i32.add (local.get $out) (i32.mul (local.get $width) (i32.const 3))))
+      (local.set $row (i32.add (local.get $row) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $row) (local.get $height))))))

@@ -238,6 +238,7 @@ interface Layout {
   readonly planes: readonly { readonly at: number; readonly rowBytes: number; readonly width: number; readonly height: number }[]
   /** Of the enlarged rows of colour. */
   readonly rows: readonly [number, number]
+  readonly rowBytes: number
   readonly pixels: number
   readonly bytes: number
 }
@@ -266,7 +267,7 @@ function layoutOf({ width, height, parts }: Headers, fileBytes: number): Layout 
   const rowBytes = 16 * across * mostAcross + overhang
   const rows: [number, number] = [taken(rowBytes), taken(rowBytes)]
   const pixels = taken(3 * width * height)
-  return { across, down, planes, rows, pixels, bytes: taken(overhang) }
+  return { across, down, planes, rows, rowBytes, pixels, bytes: taken(overhang) }
 }
 
 function decoded(program: JpegProgram, bytes: Uint8Array, headers: Headers, layout: Layout): DecodedImage | undefined {
@@ -334,45 +335,20 @@ function writeTable(buffer: ArrayBuffer, at: number, { counts, symbols }: Huffma
   }
 }
 
-/** RGB from the planes, row by row. */
-function writePixels({ memory, enlarge, widen, colours }: JpegProgram, { width, height, parts }: Headers, layout: Layout): void {
-  const [light, blue, red] = layout.planes
-  if (light === undefined) throw new Error('internal: a picture has a plane')
-  const [first] = parts
-  if (blue === undefined || red === undefined) {
-    writeGrey(new Uint8Array(memory.buffer), light, layout.pixels, width, height)
+/** RGB from the planes. */
+function writePixels({ memory, paint }: JpegProgram, { width, height, parts }: Headers, layout: Layout): void {
+  const [blueRow, redRow] = layout.rows
+  const [, blue] = layout.planes
+  if (blue === undefined) {
+    // Grey is a picture whose rows of colour, always the same, are of none.
+    new Uint8Array(memory.buffer).fill(128, blueRow, redRow + layout.rowBytes)
+    const none = partsAt + partBytes
+    new Int32Array(memory.buffer, none, 8).fill(0).set([blueRow, 0], 2)
+    paint(partsAt, none, none, 0, blueRow, redRow, 0, 0, layout.pixels, width, height)
     return
   }
-  const [blueRow, redRow] = layout.rows
-  for (let row = 0; row < height; row++) {
-    const out = layout.pixels + 3 * width * row
-    const lightRow = light.at + row * light.rowBytes
-    if (first?.down === 2) {
-      // Between its own row of colours and the one above or below; at the edges its own twice.
-      const near = row >> 1
-      const far = Math.min(blue.height - 1, Math.max(0, near + (row % 2 === 0 ? -1 : 1)))
-      enlarge(blue.at + near * blue.rowBytes, blue.at + far * blue.rowBytes, blueRow, blue.width)
-      enlarge(red.at + near * red.rowBytes, red.at + far * red.rowBytes, redRow, red.width)
-      colours(lightRow, blueRow, redRow, out, width)
-    } else if (first?.across === 2) {
-      widen(blue.at + row * blue.rowBytes, blueRow, blue.width)
-      widen(red.at + row * red.rowBytes, redRow, red.width)
-      colours(lightRow, blueRow, redRow, out, width)
-    } else {
-      colours(lightRow, blue.at + row * blue.rowBytes, red.at + row * red.rowBytes, out, width)
-    }
-  }
-}
-
-function writeGrey(whole: Uint8Array, plane: Layout['planes'][number], out: number, width: number, height: number): void {
-  let to = out
-  for (let row = 0; row < height; row++) {
-    const from = plane.at + row * plane.rowBytes
-    for (let x = 0; x < width; x++) {
-      const value = whole[from + x] ?? 0
-      whole[to++] = value
-      whole[to++] = value
-      whole[to++] = value
-    }
-  }
+  const [light] = parts
+  const halved = light?.across === 1 ? 0 : light?.down === 1 ? 1 : 2
+  const [blueAt, redAt] = [partsAt + partBytes, partsAt + 2 * partBytes]
+  paint(partsAt, blueAt, redAt, halved, blueRow, redRow, blue.width, blue.height, layout.pixels, width, height)
 }
