@@ -28,6 +28,24 @@ const allowedWrites: Readonly<Record<string, string>> = {
 }
 
 describe('the house', () => {
+  test.each(['src/runtime/session-worker.ts', 'src/llm/generation/worker.ts'])(
+    '%s loads no schemas and nothing that builds graphs',
+    (entry) => {
+      const reached = new Set<string>()
+      const waiting = [entry]
+      for (let path = waiting.pop(); path !== undefined; path = waiting.pop()) {
+        reached.add(path)
+        // Only what is loaded with it: a line that begins with `import`, `export` or the end of their names.
+        const text = (files.get(path) ?? '').replace(/\bimport\('/g, '')
+        for (const imported of importsOf(path, text)) if (!imported.typeOnly && !reached.has(imported.path)) waiting.push(imported.path)
+      }
+      const heavy = [...reached].filter((path) => /^import (?!type\b).*from 'zod'|^} from 'zod'/m.test(files.get(path) ?? ''))
+      expect(heavy).toEqual([])
+      expect([...reached].filter((path) => /^src\/(onnx\/onnx_pb|graph\/operators|graph\/composites)/.test(path))).toEqual([])
+      expect(reached.size).toBeGreaterThan(10)
+    },
+  )
+
   test('imports go down, and the core knows no catalogue', () => {
     const faults = production.flatMap(([path, text]) =>
       importsOf(path, text).flatMap((imported) => {
