@@ -92,6 +92,8 @@ const scalars: Readonly<Record<string, number>> = {
 const memories: Readonly<Record<string, readonly [number, number]>> = {
   'i32.load': [0x28, 2],
   'i32.load8_u': [0x2d, 0],
+  'f32.load': [0x2a, 2],
+  'f32.store': [0x38, 2],
   'i32.store': [0x36, 2],
   'i32.store8': [0x3a, 0],
   'i32.store16': [0x3b, 1],

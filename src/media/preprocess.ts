@@ -4,6 +4,7 @@ import type { DecodedImage } from '../model/contracts.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { type Colour, cropImage, padToSquare } from './crop.ts'
 import { edge, type PictureSize, sizeRuleSchema } from './picture-size.ts'
+import { writePlanesFast } from './planes-simd.ts'
 import { type ResampleFilter, resizeImage, type Window } from './resize.ts'
 import { type FloatImage, resizeFloat } from './resize-float.ts'
 import { tilingSchema } from './tiling.ts'
@@ -162,13 +163,17 @@ export function imageBatch(images: readonly DecodedImage[], spec: ImagePreproces
 /** RGB pixels, `plane` of them a view, as planes of floats. */
 function writePlanes(pixels: Uint8Array, spec: ImagePreprocessing, plane: number, out: Float32Array): void {
   const tables = channelTables(spec)
+  for (let view = 0; view < out.length; view += 3 * plane)
+    writeView(pixels.subarray(view, view + 3 * plane), tables, plane, out.subarray(view, view + 3 * plane))
+}
+
+function writeView(pixels: Uint8Array, tables: Float32Array, plane: number, out: Float32Array): void {
+  if (writePlanesFast(pixels, tables, out)) return
   const [red = tables, green = tables, blue = tables] = [0, 1, 2].map((channel) => tables.subarray(256 * channel, 256 * (channel + 1)))
-  for (let view = 0; view < out.length; view += 3 * plane) {
-    for (let to = view, from = view, end = view + plane; to < end; to++, from += 3) {
-      out[to] = red[pixels[from] ?? 0] ?? 0
-      out[to + plane] = green[pixels[from + 1] ?? 0] ?? 0
-      out[to + 2 * plane] = blue[pixels[from + 2] ?? 0] ?? 0
-    }
+  for (let to = 0, from = 0; to < plane; to++, from += 3) {
+    out[to] = red[pixels[from] ?? 0] ?? 0
+    out[to + plane] = green[pixels[from + 1] ?? 0] ?? 0
+    out[to + 2 * plane] = blue[pixels[from + 2] ?? 0] ?? 0
   }
 }
 

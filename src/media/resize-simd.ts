@@ -48,24 +48,24 @@ function assemble(): Passes | 'absent' {
   }
 }
 
-/** As `rows` of resize-loops; undefined where the plain loops must do it. */
+/** As `rows` of resize-loops; undefined where the plain loops must do it. The result lies in memory that the next pass but one writes over, or that moves. */
 export function simdRows({ source, sourceWidth, height, left, width, taps }: RowsPass): Uint8ClampedArray<ArrayBuffer> | undefined {
   const length = height * width * 3
   const place = placed(source, length, taps)
   if (place === undefined) return undefined
   const { machine, from, to, tapArguments } = place
   machine.rows(from - left * 3, sourceWidth * 3, height, to, width, ...tapArguments)
-  return new Uint8ClampedArray(machine.memory.buffer, to, length).slice()
+  return new Uint8ClampedArray(machine.memory.buffer, to, length)
 }
 
-/** As `columns` of resize-loops; undefined where the plain loops must do it. */
+/** As `columns` of resize-loops; otherwise as {@link simdRows}. */
 export function simdColumns({ source, width, top, height, taps }: ColumnsPass): Uint8ClampedArray<ArrayBuffer> | undefined {
   const length = height * width * 3
   const place = placed(source, length, taps)
   if (place === undefined) return undefined
   const { machine, from, to, tapArguments } = place
   machine.columns(from - top * width * 3, width * 3, to, height, ...tapArguments)
-  return new Uint8ClampedArray(machine.memory.buffer, to, length).slice()
+  return new Uint8ClampedArray(machine.memory.buffer, to, length)
 }
 
 interface Placed {
@@ -75,23 +75,28 @@ interface Placed {
   readonly tapArguments: TapArguments
 }
 
-/** The taps, the source and room for the result, one behind another in the program's memory. */
+/** The taps, the source unless it is there, and room for the result, one behind another in the program's memory. */
 function placed(source: Uint8Array | Uint8ClampedArray, resultBytes: number, taps: FixedTaps): Placed | undefined {
   const { starts, counts, weights, stride, precisionBits } = taps
-  const words = Int32Array.BYTES_PER_ELEMENT
-  const [countsAt, weightsAt] = [starts.length * words, (starts.length + counts.length) * words]
-  const from = weightsAt + weights.length * words
-  const to = from + source.length + overhang
-  const bytes = to + resultBytes + overhang
-  if (bytes > mostBytes) return undefined
   const machine = passes()
   if (machine === 'absent') return undefined
+  const words = Int32Array.BYTES_PER_ELEMENT
+  // The result of the pass before stays where it is.
+  const isHere = source.buffer === machine.memory.buffer
+  const startsAt = isHere ? Math.ceil((source.byteOffset + source.length + overhang) / words) * words : 0
+  const countsAt = startsAt + starts.length * words
+  const weightsAt = countsAt + counts.length * words
+  const free = weightsAt + weights.length * words
+  const from = isHere ? source.byteOffset : free
+  const to = isHere ? free : free + source.length + overhang
+  const bytes = to + resultBytes + overhang
+  if (bytes > mostBytes) return undefined
   const missing = bytes - machine.memory.buffer.byteLength
   if (missing > 0) machine.memory.grow(Math.ceil(missing / pageBytes))
   const { buffer } = machine.memory
-  new Int32Array(buffer, 0, starts.length).set(starts)
+  new Int32Array(buffer, startsAt, starts.length).set(starts)
   new Int32Array(buffer, countsAt, counts.length).set(counts)
   new Int32Array(buffer, weightsAt, weights.length).set(weights)
-  new Uint8Array(buffer, from, source.length).set(source)
-  return { machine, from, to, tapArguments: [0, countsAt, weightsAt, stride * words, 1 << (precisionBits - 1), precisionBits] }
+  if (!isHere) new Uint8Array(buffer, from, source.length).set(source)
+  return { machine, from, to, tapArguments: [startsAt, countsAt, weightsAt, stride * words, 1 << (precisionBits - 1), precisionBits] }
 }

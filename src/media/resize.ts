@@ -83,8 +83,8 @@ function resizeFiltered(
   if (verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)
   if (horizontal.taps !== undefined) part = resizeRows(part, across, horizontal.taps)
   if (!verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)
-  // A result never shares its bytes with the input, not even where no pass ran.
-  const data = part.data instanceof Uint8Array ? part.data.slice() : new Uint8Array(part.data.buffer)
+  // A result never shares its bytes with the input, not even where no pass ran, nor with the program of the passes.
+  const data = new Uint8Array(part.data)
   return { width: view.width, height: view.height, data }
 }
 
