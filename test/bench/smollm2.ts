@@ -5,7 +5,7 @@ import { size } from '../../src/graph/dim.ts'
 import { input, type Tensor, weight } from '../../src/graph/tensor.ts'
 import { checkpointWeights } from '../../src/llm/checkpoint-weights.ts'
 import type { Decoder } from '../../src/llm/decoder.ts'
-import { llama, llamaConfig } from '../../src/llm/families/llama.ts'
+import { type LlamaConfig, llama, llamaConfig } from '../../src/llm/families/llama.ts'
 import { elementCount, float32Tensor, type TensorValue } from '../../src/tensors.ts'
 import { type Checkpoint, openCheckpoint } from '../../src/weights/checkpoint.ts'
 import { toFloat32 } from '../../src/weights/float16.ts'
@@ -28,8 +28,14 @@ export const smollm2 = llamaConfig.parse({
 
 /** Writes the weights into `folder`, one tensor at a time, and gives the decoder over them. */
 export async function randomSmollm2(folder: string): Promise<Decoder> {
+  await writeRandomWeights(folder, smollm2)
+  return llama(smollm2, checkpointWeights(await openCheckpoint(folder)))
+}
+
+/** Writes `model.safetensors` of a Llama of any size into `folder`, one tensor at a time. */
+export async function writeRandomWeights(folder: string, config: LlamaConfig): Promise<void> {
   const shapes = new Map<string, readonly number[]>()
-  const declared = llama(smollm2, (name, shape) => {
+  const declared = llama(config, (name, shape) => {
     shapes.set(name, shape)
     return weight(name, 'float32', shape, { kind: 'memory', value: float32Tensor(new Float32Array(0), [0]) })
   })
@@ -39,7 +45,6 @@ export async function randomSmollm2(folder: string): Promise<Decoder> {
     ([name, dims]): TensorToWrite => ({ name, dtype: 'float32', dims, load: async () => float32Tensor(values(name, dims), dims) }),
   )
   await writeSafetensors(join(folder, 'model.safetensors'), tensors)
-  return llama(smollm2, checkpointWeights(await openCheckpoint(folder)))
 }
 
 const blockSize = 32
@@ -123,11 +128,14 @@ function quantise(values: Float32Array, bits: 4 | 8): QuantisedBlocks {
   return made
 }
 
-/** Norms are 1; the rest uniform with deviation 0.02, cheaply: only its spread matters here. */
+/**
+ * Norms are 1; the rest uniform with deviation 0.02, cheaply: only its spread matters here, and that no two tensors are alike, because ONNX Runtime keeps what it packs of
+ * equal ones once, and a processor's cache would hold it.
+ */
 function values(name: string, dims: readonly number[]): Float32Array {
   const data = new Float32Array(elementCount(dims))
   if (dims.length === 1) return data.fill(1)
-  let state = name.length + 1
+  let state = Buffer.from(name).reduce((hash, byte) => (Math.imul(hash, 31) + byte) & 0x7fffffff, 7)
   for (let i = 0; i < data.length; i++) {
     state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff
     data[i] = (state / 0x7fffffff - 0.5) * 0.07
