@@ -27,6 +27,8 @@ import { inputName, outputName, writeMobilenet, writeVit } from './encode-models
 import { writePictures } from './encode-pictures.ts'
 
 const run = promisify(execFile)
+/** What V8 takes to compile everything well. */
+const [warmUpPictures, warmUpMs] = [512, 1000]
 const cores = availableParallelism()
 const preprocessing = mobilenetV2Preprocessing
 /** Fewer for a quick look. */
@@ -58,7 +60,7 @@ export async function benchEncode(): Promise<EncodeFigures> {
     const vit = await writeVit(vitFolder)
 
     await using decoder = createImageDecoder()
-    const small = await measured({ folder, pictures, decoder, model: mobilenet, prefixTokens: 0, batchSize: 8 })
+    const small = await measured({ folder, pictures, decoder, model: mobilenet, prefixTokens: 0, batchSize: 4 })
     const libvips = await libvipsRate(files.slice(0, 300))
     const peer = process.env.MODALIGN_BENCH_PEERS === '0' ? undefined : await transformersJs(folder, files.slice(0, 192))
     const large = await measured({ folder, pictures: few, decoder, model: vit, prefixTokens: 1, batchSize: 4 })
@@ -106,9 +108,9 @@ async function measured(measurement: Measurement): Promise<Measured & Readonly<R
     const { items } = await inputItems(pictures)
     const files: string[] = []
     for await (const { path } of items) files.push(path)
-    const sample = files.slice(0, 4 * batchSize)
-    // The first pass starts the decoding processes and warms every code path; its store is thrown away.
-    await encoded(measurement, encoder, asItems(files.slice(0, 16 * batchSize)), shared.sessions + 1)
+    const sample = files.slice(0, 32)
+    // The first pass starts the decoding processes and has V8 compile every code path well, as it has for what is measured alone; its store is thrown away.
+    await encoded(measurement, encoder, asItems(files.slice(0, warmUpPictures)), shared.sessions + 1)
     const before = await secondsAlone(model, sample, batchSize)
     const [started, cpuStarted] = [performance.now(), await cpuTaken(measurement.decoder)]
     await encoded(measurement, encoder, items, shared.sessions + 1)
@@ -218,7 +220,7 @@ async function secondsAlone(
   const feeds = { [inputName]: float32Tensor(data, [batchSize, 3, 224, 224]) }
   try {
     return {
-      decode: await cpuSeconds(files.length, async (index) => void (await decodeImage(files[index] ?? ''))),
+      decode: await cpuSeconds(files.length, async (index) => void (await decodeImage(files[index] ?? '', { inThisThread: true }))),
       preprocess: await cpuSeconds(files.length, async () => void preprocessImage(image, preprocessing)),
       inference: (await cpuSeconds(4, async () => void (await session.run(feeds)))) / batchSize,
     }
@@ -227,9 +229,10 @@ async function secondsAlone(
   }
 }
 
-/** Of one call, after a few that warm up. */
+/** Of one call. */
 async function cpuSeconds(calls: number, call: (index: number) => Promise<void>): Promise<number> {
-  for (let index = 0; index < Math.ceil(calls / 4); index++) await call(index)
+  const warmUntil = performance.now() + warmUpMs
+  for (let index = 0; index < calls || performance.now() < warmUntil; index++) await call(index % calls)
   const started = process.cpuUsage()
   for (let index = 0; index < calls; index++) await call(index)
   const { user, system } = process.cpuUsage(started)
