@@ -29,6 +29,7 @@ import { writePictures } from './encode-pictures.ts'
 const run = promisify(execFile)
 /** What V8 takes to compile everything well. */
 const [warmUpPictures, warmUpMs] = [512, 1000]
+const measuredMs = 1000
 const cores = availableParallelism()
 const preprocessing = mobilenetV2Preprocessing
 /** Fewer for a quick look. */
@@ -222,21 +223,29 @@ async function secondsAlone(
     return {
       decode: await cpuSeconds(files.length, async (index) => void (await decodeImage(files[index] ?? '', { inThisThread: true }))),
       preprocess: await cpuSeconds(files.length, async () => void preprocessImage(image, preprocessing)),
-      inference: (await cpuSeconds(4, async () => void (await session.run(feeds)))) / batchSize,
+      inference: (await cpuSeconds(1, async () => void (await session.run(feeds)))) / batchSize,
     }
   } finally {
     sharp.concurrency(before)
   }
 }
 
-/** Of one call. */
-async function cpuSeconds(calls: number, call: (index: number) => Promise<void>): Promise<number> {
+/** Of one call, one of so many different ones: all of them again and again for as long as a clock of hundredths and a restless machine need. */
+async function cpuSeconds(different: number, call: (index: number) => Promise<void>): Promise<number> {
+  const round = async (): Promise<void> => {
+    for (let index = 0; index < different; index++) await call(index)
+  }
   const warmUntil = performance.now() + warmUpMs
-  for (let index = 0; index < calls || performance.now() < warmUntil; index++) await call(index % calls)
-  const started = process.cpuUsage()
-  for (let index = 0; index < calls; index++) await call(index)
+  do await round()
+  while (performance.now() < warmUntil)
+  const [started, until] = [process.cpuUsage(), performance.now() + measuredMs]
+  let rounds = 0
+  do {
+    await round()
+    rounds++
+  } while (performance.now() < until)
   const { user, system } = process.cpuUsage(started)
-  return (user + system) / 1e6 / calls
+  return (user + system) / 1e6 / (rounds * different)
 }
 
 /** Decoded and resized by libvips alone, a picture a core at a time. */
