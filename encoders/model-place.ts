@@ -1,5 +1,5 @@
 /** Where an encoder's model lies: a path, or a name on the Hugging Face Hub, as with language models. */
-import { type DownloadOptions, resolveModel } from '../src/weights/hub/resolve-model.ts'
+import { type DownloadOptions, type ResolveOptions, resolveModel } from '../src/weights/hub/resolve-model.ts'
 
 /** What every encoder with a `model` takes: it may be `ORGANISATION/MODEL[/FILE][@REVISION]`, looked for in the Hugging Face cache. */
 export interface ModelDownload {
@@ -11,13 +11,20 @@ export interface ModelDownload {
 /**
  * The options with a path for a model, and without those of downloads.
  *
+ * @param files of what the model consists on the Hub, where they have names of their own
  * @throws {ModalignError} `HUB_...` for a name that the cache has not, and what {@link resolveModel} throws
  */
 export async function atPath<T extends ModelDownload & { readonly model?: string | Uint8Array | undefined }>(
   options: T,
+  files?: ResolveOptions['files'],
 ): Promise<Omit<T, keyof ModelDownload>> {
   const { download, onDownload, ...rest } = options
   const { model } = rest
   if (typeof model !== 'string' || model === '') return rest
-  return { ...rest, model: await resolveModel(model, { download: download === true, ...(onDownload !== undefined && { onDownload }) }) }
+  const path = await resolveModel(model, {
+    download: download === true,
+    ...(onDownload !== undefined && { onDownload }),
+    ...(files !== undefined && { files: { config: files.config, weights: files.weights } }),
+  })
+  return { ...rest, model: path }
 }

@@ -5,6 +5,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { clip } from '../encoders/clip.ts'
+import { openclip } from '../encoders/openclip.ts'
 import { vit } from '../encoders/vit.ts'
 import { whisper } from '../encoders/whisper.ts'
 import { encoderCatalogue } from '../src/cli/catalogues.ts'
@@ -25,6 +26,7 @@ beforeAll(async () => {
   cache = await mkdtemp(path.join(tmpdir(), 'modalign-hub-'))
   vi.stubEnv('HF_HUB_CACHE', cache)
   await cached('acme/tiny-clip', fixture('vision/clip'))
+  await cached('acme/tiny-openclip', fixture('vision/openclip'))
   await cached('acme/tiny-vit', fixture('vision/onnx-community/vit'))
   await cached('acme/tiny-whisper', fixture('audio/families/whisper'))
 })
@@ -44,6 +46,13 @@ test('a name stands for the folder, or the file, that the cache has', async () =
   const sound = await encoderCatalogue(options).whisper?.({ model: 'acme/tiny-whisper', windowSeconds: 1 })
   expect(sound?.width).toBe(16)
   await Promise.all([named, own, file, sound].map((encoder) => encoder?.dispose()))
+})
+
+test('a repository of OpenCLIP’s own files is found by its name', async () => {
+  const named = await openclip({ ...options, model: 'acme/tiny-openclip' })
+  const own = await openclip({ ...options, model: fixture('vision/openclip') })
+  expect(named.fingerprint).toBe(own.fingerprint)
+  await Promise.all([named.dispose(), own.dispose()])
 })
 
 test('what the cache has not is asked of nobody', async () => {

@@ -88,7 +88,7 @@ export interface OpenImageFamily {
  */
 export function defineImageFamily<C>(family: ImageFamily<C>): OpenImageFamily {
   const open = async (given: string | ImageFamilyOptions): Promise<ImageEncoder> => {
-    const options = parseOptions(family.name, await atPath(typeof given === 'string' ? { model: given } : given))
+    const options = parseOptions(family.name, await atPath(typeof given === 'string' ? { model: given } : given, family.files))
     const folder = (await isFolder(options.model)) ? path.resolve(options.model) : modelFolderOf(options.model)
     const source = await sourceOf(family, options, folder)
     const config = await readConfig(family, folder, source.kind === 'safetensors')

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errnoOf, fileError } from '../../io/file-error.ts'
+import type { OwnFiles } from './model-files.ts'
 import { commitPattern, type ModelName } from './model-name.ts'
 
 export function repoFolder(cacheFolder: string, repo: string): string {
@@ -18,15 +19,17 @@ export type CachedModel =
  * Looks a model up: its safetensors, or the one file that the name says (GGUF, ONNX). A revision is found through `refs`, or is the snapshot's own name. A snapshot counts where it has all that loading needs: other programs
  * keep parts of models, too.
  *
+ * @param own the model's files, where they are not config.json and its like
  * @throws ModalignError `FILE_PERMISSION` and other failures to read
  */
-export async function cachedModel(cacheFolder: string, { repo, file, revision }: ModelName): Promise<CachedModel> {
+export async function cachedModel(cacheFolder: string, { repo, file, revision }: ModelName, own?: OwnFiles): Promise<CachedModel> {
   const folder = repoFolder(cacheFolder, repo)
   const commit = commitPattern.test(revision) ? revision : (await textOf(join(folder, 'refs', revision)))?.trim()
   if (commit === undefined || !commitPattern.test(commit)) return { snapshot: undefined, missing: [] }
   const snapshot = join(folder, 'snapshots', commit)
   if (!existsSync(snapshot)) return { snapshot: undefined, missing: [] }
-  const missing = file === undefined ? await missingFrom(snapshot) : existsSync(join(snapshot, file)) ? [] : [file]
+  const named = file !== undefined ? [file] : own !== undefined ? [own.config, own.weights] : undefined
+  const missing = named === undefined ? await missingFrom(snapshot) : named.filter((path) => !existsSync(join(snapshot, path)))
   return missing.length > 0 ? { snapshot, missing } : { path: file === undefined ? snapshot : join(snapshot, file) }
 }
 

@@ -22,15 +22,26 @@ const single = 'model.safetensors'
 const shard = /^model-\d{5}-of-\d{5}\.safetensors$/
 const plainName = /^(?!\.)[\w.+-]{1,128}$/
 
+/** Of what a model consists whose files have names of their own, as OpenCLIP's do. */
+export interface OwnFiles {
+  readonly config: string
+  readonly weights: string
+}
+
 /**
  * `config.json` and its like, the tokenizer's files, and the weights: `model.safetensors`, or the numbered shards, or the only other `.safetensors` file. Where the name says
- * a file, that one: a GGUF file alone, an ONNX file with its `_data` and the text files.
+ * a file, that one: a GGUF file alone, an ONNX file with its `_data` and the text files. Where the model has files of its own names, these two alone.
  *
  * @throws ModalignError `HUB_FILE` where the repository has no such file or no weights that can be loaded, `HUB_LISTING` for sizes that no such file has
  */
-export function neededFiles(name: ModelName, listed: readonly HubFile[]): readonly HubFile[] {
-  const texts = listed.filter(({ path }) => textFiles.has(path))
-  const chosen = name.file === undefined ? [...texts, ...weightsOf(name, listed)] : [...named(name.file, name, listed, texts)]
+export function neededFiles(name: ModelName, listed: readonly HubFile[], own?: OwnFiles): readonly HubFile[] {
+  const texts = listed.filter(({ path }) => textFiles.has(path) || path === own?.config)
+  const chosen =
+    name.file !== undefined
+      ? [...named(name.file, name, listed, texts)]
+      : own !== undefined
+        ? [...named(own.config, name, listed, []), ...named(own.weights, name, listed, [])]
+        : [...texts, ...weightsOf(name, listed)]
   const large = texts.find(({ bytes }) => bytes > largestTextBytes)
   if (large !== undefined || new Set(chosen.map(({ path }) => path)).size < chosen.length) {
     throw new ModalignError({

@@ -29,6 +29,12 @@ const published: Readonly<Record<string, Uint8Array>> = {
   'tiny.Q8_0.gguf': Buffer.from('GGUF'),
 }
 
+/** What a repository of OpenCLIP's has besides. */
+const openClip: Readonly<Record<string, Uint8Array>> = {
+  'open_clip_config.json': Buffer.from('{"model_cfg":{}}'),
+  'open_clip_model.safetensors': weights.subarray(1000),
+}
+
 interface Entry {
   readonly type: string
   readonly path: string
@@ -70,7 +76,7 @@ function usual(request: IncomingMessage, response: ServerResponse): void {
     response.end(JSON.stringify(half))
   } else if (url.pathname.startsWith(`/${repo}/resolve/${commit}/`)) {
     const path = url.pathname.slice(`/${repo}/resolve/${commit}/`.length)
-    const bytes = published[path]
+    const bytes = published[path] ?? openClip[path]
     if (bytes === undefined) response.writeHead(404).end()
     else if (path.endsWith('.safetensors')) response.writeHead(302, { location: `${elsewhere}/${path}` }).end()
     else sendFile(request, response, bytes)
@@ -86,7 +92,10 @@ const listener =
   }
 const hub = createServer(listener(usual))
 const storage = createServer(
-  listener((request, response) => sendFile(request, response, published[request.url?.slice(1) ?? ''] ?? new Uint8Array())),
+  listener((request, response) => {
+    const path = request.url?.slice(1) ?? ''
+    sendFile(request, response, published[path] ?? openClip[path] ?? new Uint8Array())
+  }),
 )
 const listening = (server: typeof hub): Promise<string> =>
   new Promise((resolve) => {
@@ -150,6 +159,33 @@ describe('a download', () => {
     expect(await resolve(`${repo}@${commit}`, { download: false })).toBe(folder)
     expect(await resolve(repo, {}, { HF_HUB_OFFLINE: '1' })).toBe(folder)
     expect(requests.length).toBe(sent)
+  })
+
+  test('has the files of a model with names of its own, beside what is there already', async () => {
+    const { resolve, failure } = await world()
+    const files = { config: 'open_clip_config.json', weights: 'open_clip_model.safetensors' }
+    const plain = await resolve(repo)
+    expect(await failure(repo, { files, download: false })).toMatchObject({
+      code: 'HUB_NOT_CACHED',
+      got: expect.stringContaining(files.config),
+    })
+    expect(await failure(repo, { files })).toMatchObject({ code: 'HUB_FILE', got: `no ${files.config}` })
+    entries = [...entries, ...Object.entries(openClip).map(([path, bytes]) => entryOf(path, bytes))]
+    const folder = await resolve(repo, { files })
+    expect(folder).toBe(plain)
+    expect((await readdir(folder)).sort()).toEqual(['config.json', 'model.safetensors', ...Object.keys(openClip), 'tokenizer.json'])
+    for (const [path, bytes] of Object.entries(openClip)) expect(Buffer.compare(await readFile(join(folder, path)), bytes)).toBe(0)
+    const sent = requests.length
+    expect(await resolve(repo, { files, download: false })).toBe(folder)
+    expect(requests.length).toBe(sent)
+  })
+
+  test('of files with names of their own alone is no model by the usual ones', async () => {
+    const { resolve, failure } = await world()
+    entries = [...Object.entries(published), ...Object.entries(openClip)].map(([path, bytes]) => entryOf(path, bytes))
+    const folder = await resolve(repo, { files: { config: 'open_clip_config.json', weights: 'open_clip_model.safetensors' } })
+    expect((await readdir(folder)).sort()).toEqual(Object.keys(openClip))
+    expect(await failure(repo, { download: false })).toMatchObject({ code: 'HUB_NOT_CACHED' })
   })
 
   test('shows its token to the Hub alone', async () => {

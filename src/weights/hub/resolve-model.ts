@@ -10,7 +10,7 @@ import { linkFile, resumableFile } from '../../io/resumable-file.ts'
 import { cachedModel, repoFolder } from './cached-model.ts'
 import { type HubLibrary, type HubServer, type HubTimes, hubLibrary, hubServer, isPassing } from './hub-server.ts'
 import { hubSettings } from './hub-settings.ts'
-import { neededFiles } from './model-files.ts'
+import { neededFiles, type OwnFiles } from './model-files.ts'
 import { commitPattern, type HubSettings, type ModelName, modelNameText, parseModelName } from './model-name.ts'
 
 /** How far a download is. */
@@ -30,6 +30,8 @@ export interface DownloadOptions {
 }
 
 export interface ResolveOptions extends DownloadOptions, HubTimes {
+  /** Of what the model consists, where it is not config.json, safetensors and the tokenizer's files: `open_clip_config.json` and `open_clip_model.safetensors`, say. */
+  readonly files?: OwnFiles
   /** Where the settings come from. Default: this process's. */
   readonly environment?: NodeJS.ProcessEnv
   readonly library?: HubLibrary
@@ -45,11 +47,11 @@ export interface ResolveOptions extends DownloadOptions, HubTimes {
  * const folder = await resolveModel('HuggingFaceTB/SmolLM2-135M-Instruct@main', { download: true })
  */
 export async function resolveModel(where: string, options: ResolveOptions = {}): Promise<string> {
-  const { environment, download = false, library = hubLibrary, signal, idleMs } = options
+  const { environment, download = false, library = hubLibrary, signal, idleMs, files } = options
   const name = existsSync(where) ? undefined : parseModelName(where)
   if (name === undefined) return where
   const settings = hubSettings(environment)
-  const cached = await cachedModel(settings.cacheFolder, name)
+  const cached = await cachedModel(settings.cacheFolder, name, files)
   if (cached.path !== undefined) return cached.path
   if (!download || settings.offline) throw notHere(name, settings, cached.missing, download)
   const server = hubServer(await library(), settings, name, { idleMs, signal })
@@ -75,7 +77,7 @@ async function fetchModel(name: ModelName, settings: HubSettings, server: HubSer
   const { signal, retryMs, onDownload } = options
   const again = { signal, retryMs }
   const commit = await patiently(() => server.commit(), again)
-  const files = neededFiles(name, await patiently(() => server.files(commit), again))
+  const files = neededFiles(name, await patiently(() => server.files(commit), again), options.files)
   const folder = repoFolder(settings.cacheFolder, name.repo)
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
   const absent = files.filter(({ etag }) => !existsSync(join(folder, 'blobs', etag)))
