@@ -1,7 +1,7 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ModalignError } from '../errors.ts'
 import { type Attempts, deviceHint, devicesOf, negotiate, ortSessionOptions, type Platform, reasonOf, runFailure } from './devices.ts'
-import { nativeObstacle, nativeReservation } from './native.ts'
+import { expectedDevice, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import { type Device, devices, type SessionOptions } from './session.ts'
 import { parseSessionOptions } from './session-options.ts'
 
@@ -236,6 +236,42 @@ describe('what the files and the environment tell', () => {
       /software Vulkan driver/,
     )
     expect(nativeReservation('cuda', platforms['linux/x64'], {})).toBeUndefined()
+  })
+})
+
+describe('the device that a request is expected to get', () => {
+  test.each(devices)('%s is itself by name, wherever', (device) => {
+    for (const platform of Object.values(platforms)) expect(expectedDevice(device, platform)).toBe(device)
+  })
+
+  test.each([
+    // Binaries for every platform come with the package; CUDA's libraries and GPUs do not.
+    ['linux/arm64', 'cpu'],
+    ['darwin/arm64', 'coreml'],
+    ['win32/x64', 'directml'],
+    ['win32/arm64', 'directml'],
+    // No native binary.
+    ['darwin/x64', 'wasm'],
+  ] as const)('auto on %s: %s', (name, device) => {
+    expect(expectedDevice('auto', platforms[name])).toBe(device)
+    expect(expectedDevice(undefined, platforms[name])).toBe(device)
+  })
+
+  test('is the one that auto takes here, where every device that may work does', async () => {
+    const { device } = await negotiate('auto', thisPlatform, {
+      obstacle: nativeObstacle,
+      reservation: nativeReservation,
+      attempt: async () => 'opened',
+      sound: async () => true,
+    })
+    expect(expectedDevice()).toBe(device)
+  })
+
+  test('passes over a GPU that only a software driver draws on', () => {
+    vi.stubEnv('VK_DRIVER_FILES', '/usr/share/vulkan/icd.d/lvp_icd.x86_64.json')
+    onTestFinished(() => void vi.unstubAllEnvs())
+    const cuda = nativeObstacle('cuda', platforms['linux/x64']) === undefined
+    expect(expectedDevice('auto', platforms['linux/x64'])).toBe(cuda ? 'cuda' : 'cpu')
   })
 })
 
