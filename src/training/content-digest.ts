@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, hash as hashOf } from 'node:crypto'
 import { release } from '../io/release.ts'
 import { openMedia } from '../media/source.ts'
 import type { MediaSource } from '../model/contracts.ts'
@@ -13,13 +13,13 @@ const timeoutMs = 60_000
 export async function contentDigest(source: MediaSource, { root, signal }: ReadOptions): Promise<string> {
   const limits = { root, signal, maxBytes: largestBytes, tooLargeCode: 'MEDIA_TOO_LARGE', timeoutMs }
   const { bytes, whole } = await openMedia(source, limits, chunkBytes)
-  const hash = createHash('sha256')
   if (whole !== undefined) {
-    hash.update(whole)
+    const digest = hashOf('sha256', whole, 'hex')
     // A file's bytes were read for this alone; others are the caller's.
     if (typeof source === 'string') release([whole.buffer])
-    return hash.digest('hex')
+    return digest
   }
+  const hash = createHash('sha256')
   for (let offset = 0; offset < bytes.size; offset += chunkBytes) {
     signal?.throwIfAborted()
     hash.update(await bytes.read(offset, Math.min(chunkBytes, bytes.size - offset)))

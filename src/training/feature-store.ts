@@ -1,5 +1,5 @@
 /** Frozen features on disk, shared by runs and processes: an LMDB environment of checked records. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { access, constants } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
@@ -135,7 +135,7 @@ export async function openFeatureStore(folder: string, { dtype = 'float16' }: Fe
 }
 
 function digest(key: FeatureKey, dtype: FeatureDtype): Buffer {
-  return createHash('sha256').update(keyText(key, dtype)).digest()
+  return hash('sha256', keyText(key, dtype), 'buffer')
 }
 
 async function isReadOnly(path: string): Promise<boolean> {
