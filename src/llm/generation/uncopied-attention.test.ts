@@ -12,7 +12,7 @@ import { appendingCache } from './appending-cache.ts'
 import { cacheNames, freshCache, freshPlaces, generationInputs } from './graph-names.ts'
 import { uncopiedAttention } from './uncopied-attention.ts'
 
-const [kvHeads, group, headDim, places] = [2, 3, 16, 12]
+const [kvHeads, group, headDim] = [2, 3, 16]
 const heads = kvHeads * group
 const decoder = { kvHeads, headDim }
 
@@ -78,63 +78,71 @@ const kinds: readonly Kind[] = [
   { kind: 'a soft cap', positions: 64, softcap: 0.5 },
 ]
 
-test.each(kinds)('one token a row, and three: the output and the new places are those of a copied cache ($kind)', async (kind) => {
-  const { growing, uncopied } = graphs(kind)
-  const operators = (uncopied.model.graph?.node ?? []).map(({ opType }) => opType)
-  expect(operators).not.toContain('GroupQueryAttention')
-  const branches = uncopied.model.graph?.node
-    .flatMap(({ attribute }) => attribute.map(attributeValue))
-    .flatMap((one) => ('graph' in one ? [one.graph] : []))
-  expect(branches?.filter(({ node }) => node.some(({ opType }) => opType === 'GroupQueryAttention'))).toHaveLength(1)
+test.each(kinds)(
+  'one token a row over a small cache and a large one, and three: the output and the new places are those of a copied cache ($kind)',
+  async (kind) => {
+    const { growing, uncopied } = graphs(kind)
+    const operators = (uncopied.model.graph?.node ?? []).map(({ opType }) => opType)
+    expect(operators).not.toContain('GroupQueryAttention')
+    const branches = uncopied.model.graph?.node
+      .flatMap(({ attribute }) => attribute.map(attributeValue))
+      .flatMap((one) => ('graph' in one ? [one.graph] : []))
+    expect(branches?.filter(({ node }) => node.some(({ opType }) => opType === 'GroupQueryAttention'))).toHaveLength(1)
 
-  const lengths = [5, 9]
-  const batch = lengths.length
-  for (const tokens of [1, 3]) {
-    // ONNX Runtime's operator takes several tokens only at the start of one row or of all.
-    const starts = tokens === 1 ? lengths : [0, 0]
-    const random = (name: string, dims: readonly number[]) =>
-      float32Tensor(
-        uniforms(
-          dims.reduce((product, dim) => product * dim, 1),
-          { seed: tokens, stream: name },
-          { low: -1 },
+    const lengths = [5, 9]
+    const batch = lengths.length
+    // A cache that is copied, and one that is large enough not to be.
+    for (const [tokens, places] of [
+      [1, 12],
+      [1, 1024],
+      [3, 12],
+    ] as const) {
+      // ONNX Runtime's operator takes several tokens only at the start of one row or of all.
+      const starts = tokens === 1 ? lengths : [0, 0]
+      const random = (name: string, dims: readonly number[]) =>
+        float32Tensor(
+          uniforms(
+            dims.reduce((product, dim) => product * dim, 1),
+            { seed: tokens, stream: name },
+            { low: -1 },
+          ),
+          dims,
+        )
+      const { past, present } = cacheNames(0)
+      const at = starts.flatMap((start) => Array.from({ length: tokens }, (_, token) => start + token))
+      const feeds: NamedTensors = {
+        q: random('q', [batch, tokens, heads * headDim]),
+        k: random('k', [batch, tokens, kvHeads * headDim]),
+        v: random('v', [batch, tokens, kvHeads * headDim]),
+        [past.key]: random('past key', [batch, kvHeads, places, headDim]),
+        [past.value]: random('past value', [batch, kvHeads, places, headDim]),
+        [generationInputs.ids]: int64Tensor(
+          at.map(() => 0),
+          [batch, tokens],
         ),
-        dims,
-      )
-    const { past, present } = cacheNames(0)
-    const at = starts.flatMap((start) => Array.from({ length: tokens }, (_, token) => start + token))
-    const feeds: NamedTensors = {
-      q: random('q', [batch, tokens, heads * headDim]),
-      k: random('k', [batch, tokens, kvHeads * headDim]),
-      v: random('v', [batch, tokens, kvHeads * headDim]),
-      [past.key]: random('past key', [batch, kvHeads, places, headDim]),
-      [past.value]: random('past value', [batch, kvHeads, places, headDim]),
-      [generationInputs.ids]: int64Tensor(
-        at.map(() => 0),
-        [batch, tokens],
-      ),
-      [generationInputs.positions]: int64Tensor(at, [batch, tokens]),
-      [generationInputs.lastPlaces]: { dtype: 'int32', dims: [batch], data: Int32Array.from(starts, (start) => start + tokens - 1) },
-      [generationInputs.totalLength]: { dtype: 'int32', dims: [], data: Int32Array.of(Math.max(...starts) + tokens) },
-      [freshPlaces]: int64Tensor(
-        starts.flatMap((start, row) =>
-          Array.from({ length: kvHeads * tokens }, (_, index) => [row, Math.floor(index / tokens), start + (index % tokens)]).flat(),
+        [generationInputs.positions]: int64Tensor(at, [batch, tokens]),
+        [generationInputs.lastPlaces]: { dtype: 'int32', dims: [batch], data: Int32Array.from(starts, (start) => start + tokens - 1) },
+        [generationInputs.totalLength]: { dtype: 'int32', dims: [], data: Int32Array.of(Math.max(...starts) + tokens) },
+        [freshPlaces]: int64Tensor(
+          starts.flatMap((start, row) =>
+            Array.from({ length: kvHeads * tokens }, (_, index) => [row, Math.floor(index / tokens), start + (index % tokens)]).flat(),
+          ),
+          [batch, kvHeads, tokens, 3],
         ),
-        [batch, kvHeads, tokens, 3],
-      ),
+      }
+      const [expected, found] = [await run(growing, feeds), await run(uncopied, feeds)]
+      expect(found.output).toHaveLength(expected.output?.length ?? 0)
+      for (const [index, value] of (expected.output ?? []).entries()) expect(found.output?.[index]).toBeCloseTo(value, 5)
+      let index = 0
+      for (const name of [present.key, present.value])
+        for (const [row, start] of starts.entries())
+          for (let head = 0; head < kvHeads; head++)
+            for (let token = 0; token < tokens; token++)
+              for (let channel = 0; channel < headDim; channel++) {
+                const place = ((row * kvHeads + head) * places + start + token) * headDim + channel
+                expect(found[freshCache]?.[index++]).toBeCloseTo(expected[name]?.[place] ?? Number.NaN, 6)
+              }
+      expect(found[freshCache]).toHaveLength(index)
     }
-    const [expected, found] = [await run(growing, feeds), await run(uncopied, feeds)]
-    expect(found.output).toHaveLength(expected.output?.length ?? 0)
-    for (const [index, value] of (expected.output ?? []).entries()) expect(found.output?.[index]).toBeCloseTo(value, 5)
-    let index = 0
-    for (const name of [present.key, present.value])
-      for (const [row, start] of starts.entries())
-        for (let head = 0; head < kvHeads; head++)
-          for (let token = 0; token < tokens; token++)
-            for (let channel = 0; channel < headDim; channel++) {
-              const place = ((row * kvHeads + head) * places + start + token) * headDim + channel
-              expect(found[freshCache]?.[index++]).toBeCloseTo(expected[name]?.[place] ?? Number.NaN, 6)
-            }
-    expect(found[freshCache]).toHaveLength(index)
-  }
-})
+  },
+)

@@ -11,8 +11,10 @@ import type { Decoder } from '../decoder.ts'
 import { cacheNames, freshCache, generationInputs } from './graph-names.ts'
 
 const microsoft = 'com.microsoft'
-/** bool [1]: every row has one new token. */
-const single = 'tokens.single'
+/** bool, one value: every row has one new token, and the cache is worth not copying. */
+const wanted = 'uncopied.wanted'
+/** Values of one layer's keys from which on: copying costs by their number, what is done instead a dozen small operators. Measured: as much at 256 places of 192 channels. */
+const worthwhile = 49_152
 /** int64 [1]. */
 const tokenCount = 'tokens.count'
 const sizes = 'uncopied.sizes'
@@ -37,7 +39,7 @@ interface Attention {
   readonly softcap: number | undefined
 }
 
-/** The same graph, made by `appendingCache`: calls with one new token a row read the cache where it lies, others as before. */
+/** The same graph, made by `appendingCache`: calls with one new token a row read a large cache where it lies, others as before. */
 export function uncopiedAttention(lowered: LoweredModel, shape: Shape): LoweredModel {
   const { graph } = lowered.model
   if (graph === undefined) return lowered
@@ -48,7 +50,7 @@ export function uncopiedAttention(lowered: LoweredModel, shape: Shape): LoweredM
   const within = new Set(attentions.flatMap(({ fresh }) => fresh))
   const windows = [...new Set(attentions.map(({ window }) => window))]
   const node = [
-    ...countTokens(),
+    ...conditions(),
     masks(windows),
     ...scaledTables(attentions),
     ...graph.node
@@ -58,17 +60,20 @@ export function uncopiedAttention(lowered: LoweredModel, shape: Shape): LoweredM
   return withModel(lowered, withFields(lowered.model, { graph: withFields(graph, { node }) }))
 }
 
-function countTokens(): readonly NodeProto[] {
-  const one = `${tokenCount}.one`
+/** How many new tokens each row has, and whether they are one to be attended apart. */
+function conditions(): readonly NodeProto[] {
+  const part = (name: string): string => `${wanted}.${name}`
+  const constant = (name: string, value: TensorValue): NodeProto =>
+    makeNode({ opType: 'Constant', inputs: [], outputs: [part(name)], attributes: { value: { tensor: value } } })
+  const shape = { inputs: [generationInputs.ids], outputs: [tokenCount], attributes: { start: { int: 1 }, end: { int: 2 } } }
   return [
-    makeNode({
-      opType: 'Shape',
-      inputs: [generationInputs.ids],
-      outputs: [tokenCount],
-      attributes: { start: { int: 1 }, end: { int: 2 } },
-    }),
-    makeNode({ opType: 'Constant', inputs: [], outputs: [one], attributes: { value_ints: { ints: [1] } } }),
-    makeNode({ opType: 'Equal', inputs: [tokenCount, one], outputs: [single] }),
+    makeNode({ opType: 'Shape', ...shape }),
+    constant('one', int64Tensor([1], [1])),
+    makeNode({ opType: 'Equal', inputs: [tokenCount, part('one')], outputs: [part('single')] }),
+    makeNode({ opType: 'Size', inputs: [cacheNames(0).past.key], outputs: [part('size')] }),
+    constant('worth', int64Tensor([worthwhile], [])),
+    makeNode({ opType: 'GreaterOrEqual', inputs: [part('size'), part('worth')], outputs: [part('large')] }),
+    makeNode({ opType: 'And', inputs: [part('single'), part('large')], outputs: [wanted] }),
   ]
 }
 
@@ -209,7 +214,7 @@ function eitherWay(attention: Attention, shape: Shape): NodeProto {
   return makeNode({
     opType: 'If',
     name: `${output}.either`,
-    inputs: [single],
+    inputs: [wanted],
     outputs,
     attributes: { then_branch: { graph: inPlace(attention, shape) }, else_branch: { graph: copied } },
   })
@@ -267,7 +272,7 @@ function masks(windows: readonly (number | undefined)[]): NodeProto {
   return makeNode({
     opType: 'If',
     name: 'uncopied.masks',
-    inputs: [single],
+    inputs: [wanted],
     outputs,
     attributes: {
       then_branch: { graph: b.graph([lengths, ...made], ['int64']) },
