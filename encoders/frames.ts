@@ -125,7 +125,8 @@ function labelsOf(
   }
   const lasts = (seconds ?? times.at(-1) ?? 0).toFixed(2)
   const at = times.map((time) => `${time.toFixed(2)}s`).join(',')
-  const text = `\nThe video lasts for ${lasts} seconds, and ${times.length} frames are uniformly sampled from it. These frames are located at ${at}.`
+  // Character by character what LLaVA-Video reads (LLaVA-NeXT's docs/LLaVA_Video_1003.md): no space after the times.
+  const text = `\nThe video lasts for ${lasts} seconds, and ${times.length} frames are uniformly sampled from it. These frames are located at ${at}.Please answer the following questions related to this video.`
   return [...new Array<string>(steps).fill(''), text]
 }
 

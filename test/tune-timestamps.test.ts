@@ -78,7 +78,7 @@ test('times stand before every frame, or behind them all', async () => {
   await using list = await open({ timestamps: 'list' })
   const [last] = await list.requests([[{ role: 'user', content: question }]])
   expect(shown(last?.ids ?? new Int32Array(0))).toContain(
-    '######\nThe video lasts for 1.75 seconds, and 3 frames are uniformly sampled from it. These frames are located at 0.25s,0.75s,1.25s.\nWhat',
+    '######\nThe video lasts for 1.75 seconds, and 3 frames are uniformly sampled from it. These frames are located at 0.25s,0.75s,1.25s.Please answer the following questions related to this video.\nWhat',
   )
 })
 
