@@ -412,6 +412,20 @@ describe('data', () => {
     expect(withoutModel.stderr).toContain('a picture counts as 1 token')
     expect(withoutModel.records()[0]).toMatchObject({ type: 'sample', id: 'red', media: 1, record: 0 })
   })
+
+  test('preview: with a chosen template, as in chat and tune', async () => {
+    const preview = (...template: string[]) => call(['data', 'preview', world.records, '--llm', world.llm, '--limit', '1', ...template])
+    const named = await preview('--template', 'pure')
+    expect(named.code).toBe(0)
+    expect(named.stdout).toMatch(/In: [\s\S]*Out: ⟦red paint/)
+    const file = world.path('shout.jinja')
+    await writeFile(file, '{% for message in messages %}{{ message.role | upper }}! {{ message.content }}{{ eos_token }}{% endfor %}')
+    const written = await preview('--template', file)
+    expect(written.stdout).toMatch(/USER! [\s\S]*ASSISTANT! ⟦red paint/)
+    const unknown = await preview('--template', 'vicunna')
+    expect(unknown.stderr).toContain('vicuna')
+    expect(unknown.code).not.toBe(0)
+  })
 })
 
 test('doctor tries the devices and says which one auto takes', async () => {

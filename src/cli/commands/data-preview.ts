@@ -1,21 +1,25 @@
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { ModalignError, renderError } from '../../errors.ts'
-import { readManifest } from '../../model/saved-model.ts'
+import { readManifest, savedTemplate } from '../../model/saved-model.ts'
+import { createChatTemplate } from '../../text/chat-template.ts'
 import { labelSpans } from '../../text/label-spans.ts'
-import { loadChatTemplate, loadTokenizer } from '../../text/model-folder.ts'
+import { loadTokenizer, readTemplateFiles } from '../../text/model-folder.ts'
 import { renderPreview } from '../../text/preview.ts'
+import { chosenTemplate } from '../../text/template-choice.ts'
 import { pathSchema } from '../catalogues.ts'
 import { defineCommand } from '../command.ts'
 import { datasetHelp, datasetSettings, openDataset } from '../dataset-settings.ts'
 import { embeddedModel, embeddedNotice } from '../embedded.ts'
 import { exitCodes } from '../exit-codes.ts'
+import { templateHelp, templateSchema } from '../path-schema.ts'
 import type { Terminal } from '../terminal.ts'
 
 const settings = z.strictObject({
   ...datasetSettings,
   llm: pathSchema.optional(),
   model: pathSchema.optional(),
+  template: templateSchema.optional(),
   imageTokens: z.int().min(1).optional(),
   limit: z.int().min(1).default(5),
   skip: z.int().min(0).default(0),
@@ -29,6 +33,7 @@ export const dataPreviewCommand = defineCommand({
     ...datasetHelp,
     llm: "the language model's Hugging Face folder; only its tokenizer and chat template are read",
     model: 'a folder that `modalign tune` wrote: its language model, and its number of tokens a picture',
+    template: templateHelp,
     'image-tokens': 'tokens of one picture; default: what the model says, or 1',
     limit: 'how many records to show; default 5',
     skip: 'how many records to pass over first',
@@ -36,8 +41,8 @@ export const dataPreviewCommand = defineCommand({
     overflow: 'what becomes of a longer one, as in tune',
   },
   positionals: [{ name: 'PATH', setting: 'path', help: 'a JSON or JSONL file of records' }],
-  async run({ limit, skip, maxLength, overflow, imageTokens, llm, model, ...dataset }, { terminal }) {
-    const reader = await textReader({ llm, model, imageTokens }, terminal)
+  async run({ limit, skip, maxLength, overflow, imageTokens, llm, model, template, ...dataset }, { terminal }) {
+    const reader = await textReader({ llm, model, template, imageTokens }, terminal)
     const options = {
       ...reader,
       ...(maxLength !== undefined && { maxLength }),
@@ -87,11 +92,12 @@ export const dataPreviewCommand = defineCommand({
 interface Named {
   readonly llm: string | undefined
   readonly model: string | undefined
+  readonly template: string | undefined
   readonly imageTokens: number | undefined
 }
 
 /** Tokenizer, template and the tokens of a picture; no weights are read. */
-async function textReader({ llm, model, imageTokens }: Named, terminal: Terminal) {
+async function textReader({ llm, model, template: choice, imageTokens }: Named, terminal: Terminal) {
   const named = model ?? (llm === undefined ? embeddedModel() : undefined)
   if (model === undefined && llm === undefined) terminal.note(embeddedNotice)
   const manifest = named === undefined ? undefined : await readManifest(join(named, 'modalign.json'))
@@ -107,6 +113,12 @@ async function textReader({ llm, model, imageTokens }: Named, terminal: Terminal
     })
   const tokens = imageTokens ?? manifest?.image?.projector.tokens
   if (tokens === undefined) terminal.note('a picture counts as 1 token here: --model DIR or --image-tokens says how many it really takes')
-  const [tokenizer, template] = await Promise.all([loadTokenizer(folder), loadChatTemplate(folder)])
-  return { tokenizer, template, mediaTokens: () => tokens ?? 1 }
+  const saved = manifest === undefined ? undefined : savedTemplate(manifest).template
+  const [tokenizer, files, chosen] = await Promise.all([
+    loadTokenizer(folder),
+    readTemplateFiles(folder),
+    // A model that was tuned with a chosen template keeps it.
+    chosenTemplate(choice ?? saved),
+  ])
+  return { tokenizer, template: createChatTemplate({ ...files, ...chosen }), mediaTokens: () => tokens ?? 1 }
 }
