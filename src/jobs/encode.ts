@@ -15,7 +15,7 @@ export interface EncodeJobOptions {
   readonly store: FeatureStore
   /** Media in one run of the encoder. */
   readonly batchSize: number
-  /** Batches that go through the encoder at once: one more than it has sessions keeps each of them busy. Default 2. */
+  /** Batches that go through the encoder at once: two more than it has sessions keep each of them busy while others are packed and stored. Default 2. */
   readonly batchesAtOnce?: number | undefined
   /** `fail`: the first bad item ends the job with its error; `skip`: it is counted and given to `onBadItem`. */
   readonly onBad: 'fail' | 'skip'

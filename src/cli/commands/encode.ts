@@ -71,7 +71,7 @@ export const encodeCommand = defineCommand({
         reader: decodingReader(decoder),
         store,
         batchSize: given.batchSize,
-        batchesAtOnce: shared.sessions + 1,
+        batchesAtOnce: shared.sessions + 2,
         onBad: given.onBad,
         onBadItem: ({ id, source }, error) => tellBad(id, source, error, terminal, progress),
         signal: interrupts.signal,
