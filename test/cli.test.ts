@@ -2,6 +2,7 @@ import { copyFile, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { call, makeWorld, recordOf, type World } from './cli-world.ts'
+import { entry, ggufBytes } from './gguf-bytes.ts'
 
 // Each call loads real models in worker threads of their own: seconds on a quiet machine, minutes on a crowded one.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 })
@@ -458,6 +459,30 @@ describe('inspect', () => {
     const found = await call(['inspect', path(), '--json'])
     expect([found.code, found.records()]).toEqual([0, [expect.objectContaining(expected)]])
     expect((await call(['inspect', path(), '--tensors'])).stdout).toMatch(/float32 +\[/)
+  })
+
+  test('a GGUF file, whatever its name', async () => {
+    const file = world.path('model.bin')
+    const tensors = [{ name: 'token_embd.weight', sizes: [4n, 3n], type: 0 }]
+    const entries = [
+      entry.string('general.architecture', 'llama'),
+      entry.uint32('llama.block_count', 2),
+      entry.strings('tokenizer.ggml.tokens', ['a', 'b', 'c']),
+      entry.string('tokenizer.chat_template', '{{ messages }}'.repeat(20)),
+    ]
+    await writeFile(file, ggufBytes({ entries, tensors }))
+    const found = await call(['inspect', file, '--json'])
+    expect(found.records()).toEqual([
+      expect.objectContaining({
+        kind: 'gguf',
+        metadata: { 'general.architecture': 'llama', 'llama.block_count': 2 },
+        parameters: 12,
+        dtypes: { F32: 1 },
+        tokenizer: true,
+        chatTemplate: true,
+      }),
+    ])
+    expect((await call(['inspect', file, '--tensors'])).stdout).toMatch(/token_embd\.weight +F32 +\[3, 4\]/)
   })
 
   test('what is none of these', async () => {

@@ -51,7 +51,7 @@ async function emptyProgram(terminal: Terminal): Promise<Commander> {
   const { stdout, stderr } = terminal.io
   program
     .description(
-      'Graft eyes onto a language model: tune a projector between a frozen encoder and a frozen language model, and talk about pictures.',
+      'Graft eyes and ears onto a language model: tune a projector between a frozen encoder and a frozen language model, and talk about pictures, sounds and films.',
     )
     .version(await packageVersion())
     .exitOverride()

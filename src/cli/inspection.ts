@@ -14,6 +14,7 @@ import { listTensors, mainGraph } from '../onnx/surgery.ts'
 import { elementCount } from '../tensors.ts'
 import { loadChatTemplate, readJson } from '../text/model-folder.ts'
 import { openCheckpoint } from '../weights/checkpoint.ts'
+import { openGguf } from '../weights/gguf/gguf.ts'
 import { openSafetensors, type SafetensorsEntry } from '../weights/safetensors.ts'
 
 export interface TensorRow {
@@ -46,6 +47,19 @@ export type Inspection =
       readonly bytes: number
       readonly parameters: number
       readonly metadata: Readonly<Record<string, string>>
+      readonly tensors: readonly TensorRow[]
+    }
+  | {
+      readonly kind: 'gguf'
+      readonly file: string
+      readonly bytes: number
+      /** Its metadata but for lists (the vocabulary) and long texts (the chat template). */
+      readonly metadata: JsonObject
+      readonly parameters: number
+      /** How many tensors have each type. */
+      readonly dtypes: Readonly<Record<string, number>>
+      readonly tokenizer: boolean
+      readonly chatTemplate: boolean
       readonly tensors: readonly TensorRow[]
     }
   | {
@@ -83,12 +97,12 @@ export async function inspectModel(path: string): Promise<Inspection> {
   const names = await readdir(absolute)
   if (names.includes('modalign.json')) return savedModel(absolute)
   if (names.includes('config.json')) return languageModel(absolute, names)
-  const candidates = names.filter((name) => /\.(onnx|safetensors)$/.test(name))
+  const candidates = names.filter((name) => /\.(gguf|onnx|safetensors)$/.test(name))
   throw new ModalignError({
     code: 'INPUT_UNKNOWN',
     file: path,
     got: 'a folder with neither modalign.json nor config.json',
-    expected: 'a tuned model, a Hugging Face language model, an ONNX file or a safetensors file',
+    expected: 'a tuned model, a Hugging Face language model, or a GGUF, ONNX or safetensors file',
     ...(candidates.length > 0 && { hint: `in it are ${candidates.slice(0, 10).join(', ')}: name one` }),
   })
 }
@@ -97,6 +111,7 @@ export async function inspectModel(path: string): Promise<Inspection> {
 async function modelFile(file: string): Promise<Inspection> {
   const source = await fileSource(file)
   const start = String.fromCharCode(...(await source.read(0, Math.min(9, source.size))))
+  if (start.startsWith('GGUF')) return ggufFile(file)
   return start.endsWith('{') || file.endsWith('.safetensors') ? safetensorsFile(file) : onnxFile(file)
 }
 
@@ -112,7 +127,34 @@ async function safetensorsFile(file: string): Promise<Inspection> {
   }
 }
 
-function countParameters(tensors: ReadonlyMap<string, SafetensorsEntry>): number {
+const longestMetadata = 200
+
+async function ggufFile(file: string): Promise<Inspection> {
+  const { metadata, tensors, source } = await openGguf(file)
+  const shown = [...metadata].flatMap(([key, { type, value }]): [string, string | number | boolean][] => {
+    if (type === 'array' || (type === 'string' && value.length > longestMetadata)) return []
+    return [[key, typeof value === 'bigint' ? value.toString() : value]]
+  })
+  return {
+    kind: 'gguf',
+    file,
+    bytes: source.size,
+    metadata: Object.fromEntries(shown),
+    parameters: countParameters(tensors),
+    dtypes: counted([...tensors.values()].map(({ type }) => type.name)),
+    tokenizer: metadata.has('tokenizer.ggml.tokens'),
+    chatTemplate: metadata.has('tokenizer.chat_template'),
+    tensors: [...tensors].map(([name, { type, shape }]) => ({ name, dtype: type.name, dims: shape })),
+  }
+}
+
+function counted(names: readonly string[]): Readonly<Record<string, number>> {
+  const counts = new Map<string, number>()
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1)
+  return Object.fromEntries(counts)
+}
+
+function countParameters(tensors: ReadonlyMap<string, Pick<SafetensorsEntry, 'shape'>>): number {
   return [...tensors.values()].reduce((sum, { shape }) => sum + elementCount(shape), 0)
 }
 
@@ -187,8 +229,6 @@ async function languageModel(folder: string, names: readonly string[]): Promise<
   if (!config.success)
     throw new ModalignError({ code: 'LLM_CONFIG', file: join(folder, 'config.json'), got: 'another value', expected: 'a JSON object' })
   const { tensors, files } = await openCheckpoint(folder)
-  const dtypes = new Map<string, number>()
-  for (const { dtype } of tensors.values()) dtypes.set(dtype, (dtypes.get(dtype) ?? 0) + 1)
   return {
     kind: 'language-model',
     folder,
@@ -196,7 +236,7 @@ async function languageModel(folder: string, names: readonly string[]): Promise<
     parameters: countParameters(tensors),
     bytes: files.reduce((sum, { size }) => sum + size, 0),
     files: files.map(({ file }) => file ?? ''),
-    dtypes: Object.fromEntries(dtypes),
+    dtypes: counted([...tensors.values()].map(({ dtype }) => dtype)),
     tokenizer: names.includes('tokenizer.json'),
     chatTemplate: await hasTemplate(folder),
     tensors: rowsOf(tensors),

@@ -49,7 +49,7 @@ function show(report: DatasetReport, terminal: Terminal): void {
   }
   if (problemCount === 0) terminal.line(terminal.paint('green', 'no problems'))
   else {
-    terminal.line(terminal.paint('red', `${countText(problemCount)} problems`))
+    terminal.line(terminal.paint('red', problemCount === 1 ? '1 problem' : `${countText(problemCount)} problems`))
     group(byCode.map(({ code, count }) => [countText(count), code]))
     if (byDirectory.length > 0) terminal.line('by folder')
     group(byDirectory.slice(0, 20).map(({ directory, code, count }) => [countText(count), code, excerpt(directory)]))

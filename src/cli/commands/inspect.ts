@@ -18,7 +18,7 @@ export const inspectCommand = defineCommand({
     {
       name: 'PATH',
       setting: 'path',
-      help: 'an ONNX or safetensors file, a folder that `modalign tune` wrote, or a Hugging Face language model',
+      help: 'a GGUF, ONNX or safetensors file, a folder that `modalign tune` wrote, or a Hugging Face language model',
     },
   ],
   async run({ path, tensors }, { terminal }) {
@@ -77,6 +77,15 @@ function summaryOf(found: Inspection): readonly (readonly string[])[] {
         ['tensors', `${found.tensors.length}, ${countText(found.parameters)} parameters`],
         ...Object.entries(found.metadata).map(([key, value]) => ['metadata', `${excerpt(key)}: ${excerpt(value)}`]),
       ]
+    case 'gguf':
+      return [
+        ['GGUF file', `${found.file}, ${bytesText(found.bytes)}`],
+        ...Object.entries(found.metadata).map(([key, value]) => [excerpt(key), jsonText(value)]),
+        ['parameters', countText(found.parameters)],
+        ['tensors', dtypesText(found.dtypes)],
+        ['tokenizer', found.tokenizer ? 'yes' : 'no'],
+        ['chat template', found.chatTemplate ? 'yes' : noTemplate],
+      ]
     case 'modalign': {
       const { llm } = found.manifest
       return [
@@ -98,14 +107,20 @@ function summaryOf(found: Inspection): readonly (readonly string[])[] {
         ['parameters', countText(found.parameters)],
         [
           'weights',
-          `${bytesText(found.bytes)} in ${found.files.length} file${found.files.length === 1 ? '' : 's'}: ${Object.entries(found.dtypes)
-            .map(([dtype, count]) => `${count} ${dtype}`)
-            .join(', ')}`,
+          `${bytesText(found.bytes)} in ${found.files.length} file${found.files.length === 1 ? '' : 's'}: ${dtypesText(found.dtypes)}`,
         ],
         ['tokenizer', found.tokenizer ? 'yes' : 'no: tokenizer.json is missing'],
-        ['chat template', found.chatTemplate ? 'yes' : 'no: a base model? use its instruction-tuned version, or add chat_template.jinja'],
+        ['chat template', found.chatTemplate ? 'yes' : noTemplate],
       ]
   }
+}
+
+const noTemplate = 'no: a base model? use its instruction-tuned version, or say --template where you chat with or tune it'
+
+function dtypesText(dtypes: Readonly<Record<string, number>>): string {
+  return Object.entries(dtypes)
+    .map(([dtype, count]) => `${count} ${dtype}`)
+    .join(', ')
 }
 
 function jsonText(value: JsonValue): string {

@@ -291,7 +291,7 @@ async function checkedDataset(
     code: first?.code ?? 'DATASET_RECORD',
     file: data.path,
     record: first?.first.record,
-    got: `${countText(report.problemCount)} problems in ${countText(report.records)} records`,
+    got: `${report.problemCount === 1 ? '1 problem' : `${countText(report.problemCount)} problems`} in ${countText(report.records)} records`,
     expected: 'none',
     hint: '`modalign data validate` tells them all; --on-bad skip leaves these records out',
   })
