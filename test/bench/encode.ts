@@ -1,7 +1,8 @@
 /**
  * Encoding a folder of JPEGs (640 x 480) into a feature store: 1,000 through MobileNetV2, fewer through ViT-B/16's shape. Beside it stand the bound (CPU seconds of
- * decoding, preprocessing and inference, each measured alone with one thread and no spinning, over the cores), the same sessions fed from memory, bare libvips, and
- * transformers.js on the same ONNX file. `MODALIGN_BENCH_PEERS=0` leaves transformers.js out, which is installed from npm into a temporary folder.
+ * decoding, preprocessing and inference, each measured alone with one thread and no spinning, over the cores; once with our own decoding, once with libvips's), the same
+ * sessions fed from memory, bare libvips, and transformers.js on the same ONNX file. `MODALIGN_BENCH_PEERS=0` leaves transformers.js out, which is installed from npm into a
+ * temporary folder.
  */
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
@@ -124,15 +125,20 @@ async function measured(measurement: Measurement): Promise<Measured & Readonly<R
       decode: Math.min(before.decode, after.decode),
       preprocess: Math.min(before.preprocess, after.preprocess),
       inference: Math.min(before.inference, after.inference),
+      libvips: Math.min(before.libvips, after.libvips),
     }
     const boundImagesPerSecond = cores / (alone.decode + alone.preprocess + alone.inference)
+    const libvipsBoundImagesPerSecond = cores / (alone.libvips + alone.preprocess + alone.inference)
     return {
       imagesPerSecond,
       boundImagesPerSecond,
       ratioToBound: imagesPerSecond / boundImagesPerSecond,
+      libvipsBoundImagesPerSecond,
+      ratioToLibvipsBound: imagesPerSecond / libvipsBoundImagesPerSecond,
       fromMemoryImagesPerSecond,
       ...(process.platform === 'linux' && { cpuMs, ratioToBoundCpu: (cores * 1000) / boundImagesPerSecond / cpuMs }),
       decodeCpuMs: alone.decode * 1000,
+      libvipsDecodeCpuMs: alone.libvips * 1000,
       preprocessCpuMs: alone.preprocess * 1000,
       inferenceCpuMs: alone.inference * 1000,
     }
@@ -204,7 +210,7 @@ async function secondsAlone(
   model: string,
   files: readonly string[],
   batchSize: number,
-): Promise<Readonly<Record<'decode' | 'preprocess' | 'inference', number>>> {
+): Promise<Readonly<Record<'decode' | 'libvips' | 'preprocess' | 'inference', number>>> {
   const before = sharp.concurrency()
   sharp.concurrency(1)
   sharp.cache(false)
@@ -222,6 +228,7 @@ async function secondsAlone(
   try {
     return {
       decode: await cpuSeconds(files.length, async (index) => void (await decodeImage(files[index] ?? '', { inThisThread: true }))),
+      libvips: await cpuSeconds(files.length, async (index) => void (await decodeImage(files[index] ?? ''))),
       preprocess: await cpuSeconds(files.length, async () => void preprocessImage(image, preprocessing)),
       inference: (await cpuSeconds(1, async () => void (await session.run(feeds)))) / batchSize,
     }
