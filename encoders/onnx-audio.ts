@@ -2,6 +2,7 @@
 import path from 'node:path'
 import { z } from 'zod'
 import { ModalignError } from '../src/errors.ts'
+import { leastMelSamples } from '../src/media/log-mel.ts'
 import { readAudioPreprocessorConfig } from '../src/media/waveform-config-file.ts'
 import {
   type AudioPreprocessing,
@@ -238,7 +239,9 @@ function tokensOf(
     })
   }
   const windows = windowsOf(preprocessing)
-  const leastSamples = preprocessing.kind === 'log-mel' && preprocessing.mel.frames === 'whole' ? preprocessing.mel.frameLength : 1
+  const mel = preprocessing.kind === 'log-mel' ? preprocessing.mel : undefined
+  const isCut = windows?.kind === 'consecutive' && windows.fill === 'none'
+  const leastSamples = Math.max(mel?.frames === 'whole' ? mel.frameLength : 1, mel !== undefined && isCut ? leastMelSamples(mel) : 1)
   const shownSamples = windows?.kind === 'consecutive' ? windows.step : trialSamples
   return fixedSteps(trial.steps, shownSamples, { columns: trial.columns, leastSamples, dropPadding })
 }

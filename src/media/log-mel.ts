@@ -57,6 +57,13 @@ export function melFrameCount(samples: number, { frames, frameLength, hop, dropL
   return Math.max(0, whole - (dropLast ? 1 : 0))
 }
 
+/** Samples that {@link logMel} needs: one frame's, and, where frames are centred, enough to mirror. */
+export function leastMelSamples({ frames, frameLength, hop, dropLast, length }: LogMel): number {
+  const isOpen = length === undefined
+  if (frames === 'centred') return Math.max(Math.floor(frameLength / 2) + 1, isOpen && dropLast ? hop : 0)
+  return isOpen ? frameLength + (dropLast ? hop : 0) : 1
+}
+
 /**
  * Computed in double precision and rounded once at the end.
  * Sources: `WhisperFeatureExtractor`, `ASTFeatureExtractor`, `ClapFeatureExtractor` of Transformers; `torchaudio.compliance.kaldi.fbank`.
@@ -77,8 +84,8 @@ export function logMel(samples: Float32Array, spec: LogMel): MelFrames {
     })
   const count = melFrameCount(samples.length, { ...spec, length: undefined })
   const margin = spec.frames === 'centred' ? Math.floor(frameLength / 2) : 0
-  if ((count === 0 && length === undefined) || (margin > 0 && samples.length <= margin)) {
-    const least = spec.frames === 'centred' ? Math.max(margin + 1, (spec.dropLast ? 1 : 0) * hop) : frameLength + (spec.dropLast ? hop : 0)
+  const least = leastMelSamples(spec)
+  if (samples.length < least) {
     throw new ModalignError({
       code: 'AUDIO_TOO_SHORT',
       got: `${samples.length} samples at ${spec.sampleRateHz} Hz`,

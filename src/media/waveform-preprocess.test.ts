@@ -189,3 +189,25 @@ test('thirty seconds become mel frames in a fraction of a second', () => {
   // The best of three: other processes only ever add time. Several times what is expected, so that slow machines pass.
   expect(Math.min(...times)).toBeLessThan(1_500)
 })
+
+test('a rest behind whole windows that is too short for a frame is left out, whatever its length', () => {
+  const mel = whisperLogMel()
+  const windows = { kind: 'consecutive', samples: 16_000, step: 16_000, fill: 'none', most: 100 } as const
+  for (const [kind, least] of [
+    [mel, 201],
+    [{ ...mel, frames: 'whole', length: undefined, dropLast: false } as const, 400],
+  ] as const) {
+    const shown = (length: number) =>
+      preprocessAudio(
+        { sampleRateHz: 16_000, samples: sound(length, 16_000) },
+        { kind: 'log-mel', mel: kind, axes: ['band', 'frame'], windows },
+      )
+    for (const rest of [1, least - 1]) {
+      const { values, windows: found } = shown(32_000 + rest)
+      expect(found).toEqual([0, 16_000].map((start) => ({ start, length: 16_000 })))
+      expect(values).toHaveLength(2)
+    }
+    expect(shown(32_000 + least).windows).toHaveLength(3)
+    expect(() => shown(least - 1)).toThrow(expect.objectContaining({ code: 'AUDIO_TOO_SHORT' }))
+  }
+})

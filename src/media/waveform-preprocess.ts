@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { ModalignError } from '../errors.ts'
 import type { DecodedAudio } from '../model/contracts.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
-import { type LogMel, logMel, logMelSchema } from './log-mel.ts'
+import { type LogMel, leastMelSamples, logMel, logMelSchema } from './log-mel.ts'
 import { fusedMels } from './mel-fusion.ts'
 import { resample } from './resample.ts'
 import { type SoundWindow, type SoundWindows, soundWindows, soundWindowsSchema, windowSamples } from './waveform-windows.ts'
@@ -77,11 +77,15 @@ export function preprocessAudio(audio: DecodedAudio, spec: AudioPreprocessing): 
     const { value, longer } = fusedMels(sound, spec)
     return { values: [value], windows, longer }
   }
-  const values = windows.map((window) => {
-    const samples = windowSamples(sound, window, spec.windows)
-    return spec.kind === 'waveform' ? waveform(samples, spec.normalize) : melTensor(samples, spec.mel, spec.axes)
-  })
-  return { values, windows, longer: false }
+  const least = spec.kind === 'log-mel' ? leastMelSamples(spec.mel) : 1
+  // A rest behind whole windows that has not even one frame is left out; a sound of nothing else is refused.
+  const shown = windows
+    .map((window) => ({ window, samples: windowSamples(sound, window, spec.windows) }))
+    .filter(({ samples }, index) => index === 0 || samples.length >= least)
+  const values = shown.map(({ samples }) =>
+    spec.kind === 'waveform' ? waveform(samples, spec.normalize) : melTensor(samples, spec.mel, spec.axes),
+  )
+  return { values, windows: shown.map(({ window }) => window), longer: false }
 }
 
 /** float32 `[1, samples]`; normalised as `Wav2Vec2FeatureExtractor` does: (x - mean) / sqrt(variance + 1e-7). */
