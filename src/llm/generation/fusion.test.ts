@@ -68,9 +68,6 @@ test.each([{ withMinimums: true }, { withMinimums: false }])(
     expect(count(lowered, 'MatMulNBits')).toBe(4)
     expect(count(fused, 'MatMulNBits')).toBe(2)
     expect(count(fused, 'SkipSimplifiedLayerNormalization')).toBe(1)
-    // The sums of blocks are products, and what they were made of before is gone.
-    expect(count(lowered, 'ReduceSum') > 0).toBe(withMinimums)
-    for (const opType of ['ReduceSum', 'Reshape']) expect(count(fused, opType)).toBe(0)
     // A bias is no residual.
     expect(count(fused, 'SimplifiedLayerNormalization')).toBe(1)
     for (const [batch, tokens] of [

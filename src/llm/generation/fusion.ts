@@ -4,7 +4,6 @@ import { withFields } from '../../onnx/codec.ts'
 import { type LoweredModel, withModel } from '../../onnx/lower.ts'
 import type { GraphProto, NodeProto, TensorProto } from '../../onnx/onnx_pb.ts'
 import { int64Tensor } from '../../tensors.ts'
-import { type BlockSums, sumByProduct } from './block-sums.ts'
 
 const microsoft = 'com.microsoft'
 
@@ -13,7 +12,6 @@ const microsoft = 'com.microsoft'
  *
  * * the products of weights in blocks that read one input as one product of their rows together, which ONNX Runtime puts together as it loads; query, key and value go to
  *   their attention as they come out of it;
- * * the sums of blocks that minimums are multiplied with made by one product (see {@link sumByProduct});
  * * `SkipSimplifiedLayerNormalization` where a sum is normalised and goes on as it is, too.
  *
  * On one row, where each operator takes microseconds, that is a fifth of the time.
@@ -90,13 +88,10 @@ function productOf(node: NodeProto, uses: Uses): Product | undefined {
 function mergeProducts(graph: GraphProto): GraphProto {
   const uses = new Uses(graph)
   const groups = new Map<string, Product[]>()
-  const sums = new Map<string, BlockSums>()
   for (const node of graph.node) {
     const product = productOf(node, uses)
     if (product === undefined) continue
     const { N: _, ...kind } = product.attributes
-    const found = sumsOf(product)
-    if (found !== undefined) sums.set(found.sums, found)
     const key = JSON.stringify([product.input, product.minimums?.sums, kind], (_, value: unknown) =>
       typeof value === 'bigint' ? Number(value) : value,
     )
@@ -114,14 +109,7 @@ function mergeProducts(graph: GraphProto): GraphProto {
     if (sizes !== undefined) initializer.push(sizes)
     if (attention !== undefined) inserted.set(attention.replaced, [attention.by])
   }
-  const node = graph.node.flatMap((node) => inserted.get(node) ?? (replaced.has(node) ? [] : [node]))
-  return sumByProduct(withFields(graph, { initializer, node }), [...sums.values()])
-}
-
-function sumsOf({ input, minimums, attributes: { K: columns, block_size: blockSize } }: Product): BlockSums | undefined {
-  if (minimums === undefined || columns === undefined || !('int' in columns) || blockSize === undefined || !('int' in blockSize))
-    return undefined
-  return { input, sums: minimums.sums, columns: Number(columns.int), blockSize: Number(blockSize.int) }
+  return withFields(graph, { initializer, node: graph.node.flatMap((node) => inserted.get(node) ?? (replaced.has(node) ? [] : [node])) })
 }
 
 interface Merged {
