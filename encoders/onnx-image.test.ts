@@ -85,6 +85,18 @@ test('drops prefix tokens and finds the grid of a sequence by the proportion of 
   expect(features.data).toEqual(Float32Array.from(images.flatMap(({ data }) => [...data])))
 })
 
+test.each(['float32', 'float16'] as const)('pictures as bytes have the features of their tensors: %s', async (dtype) => {
+  const preprocessing: ImagePreprocessing = { ...plain, rescaleFactor: 1 / 255, normalize: { mean: [0.5, 0.4, 0.3], std: [0.2, 0.3, 0.4] } }
+  const doubled = [makeNode({ opType: 'Add', inputs: ['pixels', 'pixels'], outputs: ['map'] }), ...pooled.slice(1)]
+  const encoder = await open({ model: model(doubled, { dtype }), output: 'map', preprocessing, batch: 4 })
+  for (const count of [1, 4, 9, 2]) {
+    const images = Array.from({ length: count }, (_, index) => picture(count + index))
+    const tensors = await Promise.all(images.map((image) => encoder.preprocess(image)))
+    expect(await encoder.preparation?.encodePictures?.(images)).toEqual(await encoder.encode(tensors))
+    expect(images[0]?.data.length).toBe(72)
+  }
+})
+
 test('without a declared prefix the tokens lie in one row', async () => {
   const encoder = await open({ model: model(sequence, { dims: [1, 3, 4, 6] }), output: 'withPrefix' })
   expect(encoder.grid({})).toEqual({ segments: [{ frames: 1, rows: 1, columns: 25 }] })

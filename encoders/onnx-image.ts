@@ -6,6 +6,7 @@ import {
   type ImagePreprocessing,
   imageBatch,
   imagePreprocessingSchema,
+  pixelTensor,
   preprocessedSize,
   preprocessImage,
 } from '../src/media/preprocess.ts'
@@ -16,6 +17,7 @@ import { encodeModel } from '../src/onnx/codec.ts'
 import { toFloat16Bits } from '../src/onnx/float16.ts'
 import type { ModelProto } from '../src/onnx/onnx_pb.ts'
 import { exposeTensors } from '../src/onnx/surgery.ts'
+import type { PixelTensor } from '../src/pixel-planes.ts'
 import type { DeviceRequest, Session, TensorDescription } from '../src/runtime/session.ts'
 import { createSessionPool, type SessionPool } from '../src/runtime/session-pool.ts'
 import type { NamedTensors, TensorValue } from '../src/tensors.ts'
@@ -156,7 +158,11 @@ export async function onnxImage(given: OnnxImageOptions): Promise<OnnxImageEncod
               runner,
               trial,
               pictures,
-              (some) => ({ count: some.length, tensor: asInput(imageBatch(some, preprocessing), input), isOurs: true }),
+              (some) => {
+                const pixels = input.dtype === 'float32' ? pixelTensor(some, preprocessing) : undefined
+                if (pixels !== undefined) return { count: some.length, pixels }
+                return { count: some.length, tensor: asInput(imageBatch(some, preprocessing), input), isOurs: true }
+              },
               signal,
             ),
         }),
@@ -266,13 +272,15 @@ interface Runner extends LayoutRequest {
   readonly batch: number
 }
 
-/** The tensor of one run. */
-interface Batch {
-  readonly count: number
-  readonly tensor: TensorValue
-  /** It was made for this run alone. */
-  readonly isOurs: boolean
-}
+/** The tensor of one run, or what the session makes it of. */
+type Batch = { readonly count: number } & (
+  | { readonly pixels: PixelTensor }
+  | {
+      readonly tensor: TensorValue
+      /** It was made for this run alone. */
+      readonly isOurs: boolean
+    }
+)
 
 function batchOf({ input }: Runner, inputs: readonly NamedTensors[]): Batch {
   const tensor = stacked(
@@ -282,12 +290,14 @@ function batchOf({ input }: Runner, inputs: readonly NamedTensors[]): Batch {
   return { count: inputs.length, tensor, isOurs: inputs.length > 1 }
 }
 
-async function runBatch(runner: Runner, { count, tensor, isOurs }: Batch, signal?: AbortSignal): Promise<LaidOut> {
+async function runBatch(runner: Runner, batch: Batch, signal?: AbortSignal): Promise<LaidOut> {
   const { session, input, output, channelsLast, file } = runner
-  const result = await session.run(
-    { [input.name]: tensor },
-    { fetch: [channelsLast ? channelsLastName : output], giveFeeds: isOurs, ...(signal !== undefined && { signal }) },
-  )
+  const { count } = batch
+  const options = { fetch: [channelsLast ? channelsLastName : output], ...(signal !== undefined && { signal }) }
+  const result =
+    'pixels' in batch
+      ? await session.run({}, { ...options, pixels: { [input.name]: batch.pixels } })
+      : await session.run({ [input.name]: batch.tensor }, { ...options, giveFeeds: batch.isOurs })
   const features = result[channelsLast ? channelsLastName : output]
   if (features === undefined)
     throw new ModalignError({ code: 'ENCODER_CONTRACT', file, field: output, got: 'no such output', expected: 'features' })

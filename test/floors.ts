@@ -3,7 +3,8 @@ import { posix } from 'node:path'
 
 /** The floors of `src`; imports only go down. Folders of one floor do not know each other. */
 const floors: readonly (readonly string[])[] = [
-  ['errors.ts', 'tensors.ts', 'random.ts', 'io'],
+  ['errors.ts', 'tensors.ts', 'random.ts', 'webassembly.ts', 'io'],
+  ['pixel-planes.ts'],
   ['graph'],
   ['onnx'],
   ['runtime', 'weights', 'text', 'media'],

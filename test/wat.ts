@@ -260,12 +260,15 @@ export function assemble(text: string): Uint8Array {
   for (const group of memory.map(list))
     if (group[0] === 'export') exported.push({ order: fields.indexOf(memory), bytes: [...name(word(group[1])), 2, 0] })
   exported.sort((a, b) => a.order - b.order)
+  const limits = [0, ...unsigned(Number(memory.map(word).find((item) => /^\d+$/.test(item))))]
+  const imported = memory.map(list).find(([head]) => head === 'import')
   const kinds = signatures.map((signature) => signature.split(',').map(Number))
   return Uint8Array.from([
     ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
     ...section(1, vector(kinds)),
+    ...(imported === undefined ? [] : section(2, vector([[...imported.slice(1).flatMap((part) => name(word(part))), 2, ...limits]]))),
     ...section(3, vector(indices)),
-    ...section(5, vector([[0, ...unsigned(Number(memory.map(word).find((item) => /^\d+$/.test(item))))]])),
+    ...(imported === undefined ? section(5, vector([limits])) : []),
     ...section(7, vector(exported.map(({ bytes }) => bytes))),
     ...section(10, vector(bodies)),
   ])

@@ -1,7 +1,7 @@
 ;; Sequential Huffman-coded JPEG: see jpeg.ts, which lays out the memory and reads the headers. The arithmetic is libjpeg's: its integer DCT ("islow"), its triangle
 ;; filter for halved colours, its 16-bit colour conversion; every byte is the same.
 (module
-  (memory (export "memory") 1)
+  (memory (export "memory") (import "shared" "memory") 1)
 
   ;; One scan of interleaved components into planes. Returns where the marker behind it stands, or 0 for data that is not as it should be.
   ;; $parts: 64 bytes a component, as i32: blocks across, blocks down an MCU; plane; bytes a row; divisors; DC table; AC table; prediction.

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { decodeImage } from './image.ts'
 import { plainJpeg } from './jpeg.ts'
+import { type ImagePreprocessing, transformImage } from './preprocess.ts'
 
 const isLong = process.env.MODALIGN_LONG === '1'
 const fixture = (name: string): Buffer => readFileSync(new URL(`../../test/fixtures/jpeg/${name}`, import.meta.url))
@@ -63,6 +64,32 @@ test('every byte is that of libvips', async () => {
       expect(plainJpeg(bytes)?.decode()).toEqual(await byLibvips(bytes))
     }),
     { numRuns: isLong ? 2000 : 60 },
+  )
+})
+
+/** Preprocessing with one view, with a part of one, and with several of a picture, which each read its pixels. */
+const specs: readonly ImagePreprocessing[] = [
+  { resize: { size: { width: 24, height: 20 }, filter: 'bilinear' } },
+  { resize: { size: { shortestEdge: 16 }, filter: 'bicubic' }, centreCrop: { width: 14, height: 14 } },
+  { resize: { size: { width: 3, height: 3 }, filter: 'lanczos' } },
+  { resize: { size: { width: 16, height: 16 }, filter: 'bicubic' }, tiling: { kind: 'dynamic', minTiles: 1, maxTiles: 6 } },
+  {
+    resize: { size: { width: 16, height: 16 }, filter: 'bicubic' },
+    tiling: { kind: 'anyres', resolutions: [16, 32, 48].map((width) => ({ width, height: 32 })) },
+  },
+  { padToSquare: [1, 2, 3], resize: { size: { width: 20, height: 20 }, filter: 'bilinear' }, arithmetic: 'torchvision' },
+]
+
+test('preprocessing of its pixels where they lie is that of a copy', async () => {
+  await fc.assert(
+    fc.asyncProperty(files, fc.constantFrom(...specs), async (file, spec) => {
+      const image = plainJpeg(await written(file))?.decode()
+      if (image === undefined) throw new Error('an ordinary file')
+      const copy = { ...image, data: image.data.slice() }
+      expect(transformImage(image, spec)).toEqual(transformImage(copy, spec))
+      expect(image.data).toEqual(copy.data)
+    }),
+    { numRuns: isLong ? 2000 : 100 },
   )
 })
 

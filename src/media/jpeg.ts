@@ -4,7 +4,9 @@
  * WebAssembly, within a memory of its own.
  */
 import type { DecodedImage } from '../model/contracts.ts'
+import { grown } from '../webassembly.ts'
 import { type JpegProgram, jpegProgram } from './jpeg-simd.ts'
+import { keepBytes } from './picture-memory.ts'
 
 interface Part {
   /** Sampling factors: blocks of it in an MCU. */
@@ -48,15 +50,14 @@ export function plainJpeg(bytes: Uint8Array): PlainJpeg | undefined {
   const headers = headersOf(bytes)
   if (headers === undefined) return undefined
   const layout = layoutOf(headers, bytes.length)
-  const program = layout.bytes > mostBytes ? 'absent' : jpegProgram()
-  if (program === 'absent') return undefined
+  const program = layout.bytes > mostBytes ? undefined : jpegProgram()
+  if (program === undefined) return undefined
   const { width, height } = headers
   return { width, height, decode: () => decoded(program, bytes, headers, layout) }
 }
 
 /** A thread keeps this much at most. */
 const mostBytes = 2 ** 26
-const pageBytes = 65_536
 
 function headersOf(bytes: Uint8Array): Headers | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -273,9 +274,8 @@ function layoutOf({ width, height, parts }: Headers, fileBytes: number): Layout 
 function decoded(program: JpegProgram, bytes: Uint8Array, headers: Headers, layout: Layout): DecodedImage | undefined {
   const { width, height, parts, restart, data } = headers
   const { memory } = program
-  const missing = layout.bytes - memory.buffer.byteLength
-  if (missing > 0) memory.grow(Math.ceil(missing / pageBytes))
-  const whole = new Uint8Array(memory.buffer)
+  const whole = new Uint8Array(grown(memory, layout.bytes))
+  keepBytes(layout.bytes)
   whole.set(bytes, fileAt)
   // What reads beyond the file finds its end.
   whole.set([0xff, 0xd9, 0xff, 0xd9, 0xff, 0xd9, 0xff, 0xd9], fileAt + bytes.length)
@@ -295,7 +295,7 @@ function decoded(program: JpegProgram, bytes: Uint8Array, headers: Headers, layo
     const fields = [across, down, plane.at, plane.rowBytes, divisorsOfPart, tables, tables + tableBytes, 0]
     new Int32Array(memory.buffer, partsAt + index * partBytes, fields.length).set(fields)
   }
-  const end = program.scan(
+  const end = program.run.scan(
     fileAt + data,
     partsAt,
     partsAt + parts.length * partBytes,
@@ -336,7 +336,7 @@ function writeTable(buffer: ArrayBuffer, at: number, { counts, symbols }: Huffma
 }
 
 /** RGB from the planes. */
-function writePixels({ memory, paint }: JpegProgram, { width, height, parts }: Headers, layout: Layout): void {
+function writePixels({ memory, run: { paint } }: JpegProgram, { width, height, parts }: Headers, layout: Layout): void {
   const [blueRow, redRow] = layout.rows
   const [, blue] = layout.planes
   if (blue === undefined) {

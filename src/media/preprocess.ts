@@ -1,10 +1,10 @@
 /** From pixels to the tensor that an image encoder was trained on: Hugging Face's image processors, value for value. */
 import { z } from 'zod'
 import type { DecodedImage } from '../model/contracts.ts'
+import { type PixelTensor, writePlanes } from '../pixel-planes.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { type Colour, cropImage, padToSquare } from './crop.ts'
 import { edge, type PictureSize, sizeRuleSchema } from './picture-size.ts'
-import { writePlanesFast } from './planes-simd.ts'
 import { type ResampleFilter, resizeImage, type Window } from './resize.ts'
 import { type FloatImage, resizeFloat } from './resize-float.ts'
 import { tilingSchema } from './tiling.ts'
@@ -152,29 +152,33 @@ export function imageBatch(images: readonly DecodedImage[], spec: ImagePreproces
   const plane = width * height
   const each = 3 * views * plane
   const result = new Float32Array(images.length * each)
+  const values = channelTables(spec)
   for (const [index, image] of images.entries()) {
-    if (image.width !== width || image.height !== first.height)
-      throw new Error(`internal: pictures of ${image.width}x${image.height} and ${width}x${first.height} in one batch`)
-    writePlanes(image.data, spec, plane, result.subarray(index * each, (index + 1) * each))
+    checkSame(image, first)
+    for (let view = 0; view < each; view += 3 * plane)
+      writePlanes(
+        image.data.subarray(view, view + 3 * plane),
+        values,
+        result.subarray(index * each + view, index * each + view + 3 * plane),
+      )
   }
   return float32Tensor(result, [images.length * views, 3, height, width])
 }
 
-/** RGB pixels, `plane` of them a view, as planes of floats. */
-function writePlanes(pixels: Uint8Array, spec: ImagePreprocessing, plane: number, out: Float32Array): void {
-  const tables = channelTables(spec)
-  for (let view = 0; view < out.length; view += 3 * plane)
-    writeView(pixels.subarray(view, view + 3 * plane), tables, plane, out.subarray(view, view + 3 * plane))
+function checkSame({ width, height }: DecodedImage, first: DecodedImage): void {
+  if (width !== first.width || height !== first.height)
+    throw new Error(`internal: pictures of ${width}x${height} and ${first.width}x${first.height} in one batch`)
 }
 
-function writeView(pixels: Uint8Array, tables: Float32Array, plane: number, out: Float32Array): void {
-  if (writePlanesFast(pixels, tables, out)) return
-  const [red = tables, green = tables, blue = tables] = [0, 1, 2].map((channel) => tables.subarray(256 * channel, 256 * (channel + 1)))
-  for (let to = 0, from = 0; to < plane; to++, from += 3) {
-    out[to] = red[pixels[from] ?? 0] ?? 0
-    out[to + plane] = green[pixels[from + 1] ?? 0] ?? 0
-    out[to + 2 * plane] = blue[pixels[from + 2] ?? 0] ?? 0
-  }
+/**
+ * What {@link imageTensor} would make of several images of one size and one view each, not made yet. Undefined with `torchvision-float`, whose floats are more than what bytes
+ * stand for, and with tiling.
+ */
+export function pixelTensor(images: readonly DecodedImage[], spec: ImagePreprocessing): PixelTensor | undefined {
+  const [first] = images
+  if (first === undefined || spec.arithmetic === 'torchvision-float' || spec.tiling !== undefined) return undefined
+  for (const image of images) checkSame(image, first)
+  return { dims: [images.length, 3, first.height, first.width], pixels: images.map(({ data }) => data), values: channelTables(spec) }
 }
 
 const tablesOf = new WeakMap<ImagePreprocessing, Float32Array>()

@@ -1,6 +1,6 @@
 ;; Two passes of a resize of 8-bit RGB: see resize-loops.ts, which says the same in TypeScript.
 (module
-  (memory (export "memory") 1)
+  (memory (export "memory") (import "shared" "memory") 1)
   ;; Every row of an RGB picture, made $out_width pixels wide.
   ;; starts, counts: i32 [out_width]; weights: i32 [out_width, stride].
   (func (export "rows") (param $source i32) (param $row_bytes i32) (param $rows i32) (param $target i32) (param $out_width i32)

@@ -77,9 +77,11 @@ function resizeFiltered(
   const down: Axis = { inputSize: image.height, outputSize: height, from: view.top, size: view.height }
   const horizontal = plan(across, filter, arithmetic)
   const vertical = plan(down, filter, arithmetic)
-  let part: Part = cutOut(image, { left: horizontal.first, top: vertical.first, width: horizontal.count, height: vertical.count })
   const removedRows = image.height - height
   const verticalFirst = arithmetic === 'pillow' && removedRows > 0 && removedRows > 2 * (image.width - width)
+  const needed = { left: horizontal.first, top: vertical.first, width: horizontal.count, height: vertical.count }
+  // A first pass along rows reads what it needs of them.
+  let part: Part = cutOut(image, verticalFirst || horizontal.taps === undefined ? needed : { ...needed, left: 0, width: image.width })
   if (verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)
   if (horizontal.taps !== undefined) part = resizeRows(part, across, horizontal.taps)
   if (!verticalFirst && vertical.taps !== undefined) part = resizeColumns(part, down, vertical.taps)

@@ -1,5 +1,6 @@
 /** Checks what goes into a run before ONNX Runtime sees it. Values are not looked at: NaN passes. */
 import { ModalignError } from '../errors.ts'
+import type { PixelTensor } from '../pixel-planes.ts'
 import { type DataType, elementCount, type NamedTensors, type TensorValue } from '../tensors.ts'
 import type { TensorDescription } from './session.ts'
 
@@ -53,6 +54,20 @@ export function checkValues(values: NamedTensors, inputs: readonly TensorDescrip
           throw shapeError(value, description, `size ${size} for '${expected}'`, `${before.size}, as in input '${before.input}'`)
       }
     }
+  }
+}
+
+/** What a tensor is made of makes it whole; the tensor itself is checked when it is made. */
+export function checkPixels(given: Readonly<Record<string, PixelTensor>>): void {
+  for (const [name, { dims, pixels, values }] of Object.entries(given)) {
+    const [count, channels, height, width] = dims
+    const refuse = (got: string, expected: string): ModalignError =>
+      new ModalignError({ code: 'RUNTIME_FEED_DATA', field: pointer(name), got, expected })
+    if (channels !== 3 || pixels.length !== count)
+      throw refuse(`${pixels.length} pictures`, `as many as ${shapeText(dims)} says, of 3 channels`)
+    const wrong = pixels.find(({ length }) => length !== 3 * height * width)
+    if (wrong !== undefined) throw refuse(`a picture of ${wrong.length} bytes`, `${3 * height * width} for ${shapeText(dims)}`)
+    if (values.length !== 3 * 256) throw refuse(`${values.length} values`, '256 for each channel')
   }
 }
 

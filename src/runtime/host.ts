@@ -1,9 +1,10 @@
 /** The part of a session that is the same on every back end: checks, the queue, carried values, abort, disposal. No imports from Node here. */
 import { ModalignError } from '../errors.ts'
+import { PlaneMaker } from '../pixel-planes.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { abortError, unlessAborted } from './abort.ts'
 import { appendPlaces, arrangeRows, type CarriedRow } from './carried-rows.ts'
-import { checkComplete, checkValues, oneOf, pointer } from './feeds.ts'
+import { checkComplete, checkPixels, checkValues, oneOf, pointer } from './feeds.ts'
 import type { Device, PassedOver, RunOptions, Session, TensorDescription } from './session.ts'
 
 /** One loaded model of a back end. Never called twice at a time. */
@@ -31,6 +32,13 @@ export function hostSession(
   const { inputs, outputs } = backend
   const closing = new AbortController()
   const sets = new Map<string, NamedTensors>()
+  /** By input: none writes over another's tensor. */
+  const makers = new Map<string, PlaneMaker>()
+  const makerOf = (input: string): PlaneMaker => {
+    const maker = makers.get(input) ?? new PlaneMaker()
+    makers.set(input, maker)
+    return maker
+  }
   const keep = (set: string, values: NamedTensors): void => {
     if (Object.keys(values).length === 0) sets.delete(set)
     else sets.set(set, values)
@@ -47,18 +55,20 @@ export function hostSession(
   const closed = { signal: closing.signal, error: disposedError }
 
   const run = async (feeds: NamedTensors, options: HostRunOptions = {}): Promise<NamedTensors> => {
-    const { signal, aborted = () => signal?.aborted === true, carrySet = '', append } = options
+    const { signal, aborted = () => signal?.aborted === true, carrySet = '', append, pixels = {} } = options
     if (closing.signal.aborted) throw disposedError()
     if (signal?.aborted) throw abortError(signal)
     const { carry, fetch, wanted } = planOutputs(options, inputs, outputs)
     checkValues(feeds, inputs)
+    checkPixels(pixels)
     const work = async () => {
       if (closing.signal.aborted) throw disposedError()
       if (aborted()) throw signal === undefined ? disposedError() : abortError(signal)
       const carried = sets.get(carrySet)
-      const complete = { ...carried, ...feeds }
+      const made = Object.entries(pixels).map(([name, one]) => [name, makerOf(name).tensor(one)] as const)
+      const complete = { ...carried, ...feeds, ...Object.fromEntries(made) }
       checkComplete(complete, inputs)
-      if (carried !== undefined) checkValues(complete, inputs)
+      if (carried !== undefined || made.length > 0) checkValues(complete, inputs)
       const values = await backend.run(complete, [...wanted])
       if (!aborted() && !closing.signal.aborted) {
         if (append !== undefined) appendPlaces(carried ?? {}, outputValue(values, append.output), append)
@@ -93,6 +103,7 @@ export function hostSession(
       closing.abort()
       await tail
       sets.clear()
+      makers.clear()
       await backend.release()
     })()
     return disposal

@@ -2,6 +2,9 @@ import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import type { Worker } from 'node:worker_threads'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { makeGraph, makeModel, makeNode, makeValueInfo } from '../onnx/build.ts'
+import { encodeModel } from '../onnx/codec.ts'
+import type { PixelTensor } from '../pixel-planes.ts'
 import { float32Tensor, type TensorValue } from '../tensors.ts'
 import { createSession } from './node.ts'
 import { probeError, probeFeeds, probeModel } from './probe.ts'
@@ -61,6 +64,41 @@ describe('createSession', () => {
     part.set(values)
     expect(probeError(await probe.run({ x: float32Tensor(part, [2, 3]) }, { giveFeeds: true }))).toBeLessThan(1e-6)
     expect(Array.from(part)).toEqual(values)
+  })
+
+  test('pictures come as bytes, copied or given, and their tensors are made here', async () => {
+    const nodes = [makeNode({ opType: 'Identity', inputs: ['x'], outputs: ['y'] })]
+    const graph = makeGraph({
+      nodes,
+      inputs: [makeValueInfo('x', 'float32', ['pictures', 3, 1, 2])],
+      outputs: [makeValueInfo('y', 'float32')],
+    })
+    await using session = await createSession({ bytes: encodeModel(makeModel({ graph })) }, { device: 'cpu' })
+    const values = Float32Array.from({ length: 768 }, (_, at) => at / 4)
+    const dims = [2, 3, 1, 2] as const
+    const pixels = [Uint8Array.of(1, 2, 3, 4, 5, 6), Uint8Array.of(10, 20, 30, 40, 50, 255)]
+    const expected = [0.25, 1, 64.5, 65.25, 128.75, 129.5, 2.5, 10, 69, 76.5, 135.5, 191.75]
+    const { y } = await session.run({}, { pixels: { x: { dims, pixels, values } } })
+    expect([y?.dims, numbers(y)]).toEqual([[2, 3, 1, 2], expected])
+    expect(numbers((await session.run({}, { pixels: { x: { dims, pixels, values } }, giveFeeds: true })).y)).toEqual(expected)
+    expect(pixels.map(({ length }) => length)).toEqual([0, 0])
+    const wrong: readonly [PixelTensor, object][] = [
+      [
+        { dims, pixels: [new Uint8Array(6)], values },
+        { code: 'RUNTIME_FEED_DATA', message: expect.stringContaining('1 pictures') },
+      ],
+      [
+        { dims, pixels: [new Uint8Array(6), new Uint8Array(5)], values },
+        { code: 'RUNTIME_FEED_DATA', message: expect.stringContaining('a picture of 5 bytes') },
+      ],
+      [
+        { dims: [1, 3, 1, 2], pixels: [new Uint8Array(6)], values: new Float32Array(2) },
+        { code: 'RUNTIME_FEED_DATA', message: expect.stringContaining('2 values') },
+      ],
+      [{ dims: [1, 3, 2, 1], pixels: [new Uint8Array(6)], values }, { code: 'RUNTIME_FEED_SHAPE' }],
+    ]
+    for (const [x, error] of wrong) await expect(session.run({}, { pixels: { x } })).rejects.toMatchObject(error)
+    await expect(session.run({}, { pixels: { z: { dims, pixels, values } } })).rejects.toMatchObject({ code: 'RUNTIME_FEED_DATA' })
   })
 
   test('a run leaves the caller’s thread free', async () => {

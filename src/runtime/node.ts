@@ -1,7 +1,8 @@
 /** Sessions in Node: each in a worker thread of its own, because a run of onnxruntime-node blocks the thread that calls it. */
+import type { PixelTensor } from '../pixel-planes.ts'
 import type { NamedTensors, TensorValue } from '../tensors.ts'
 import { abortError } from './abort.ts'
-import { checkValues, dataArrays } from './feeds.ts'
+import { checkPixels, checkValues, dataArrays } from './feeds.ts'
 import { planOutputs } from './host.ts'
 import { connectWorker } from './rpc.ts'
 import { checkModelSource, type ModelSource, type RunOptions, type Session, type SessionOptions, withoutUndefined } from './session.ts'
@@ -31,13 +32,21 @@ export async function createSession(model: ModelSource, options: SessionOptions 
     const description = await worker.call('open', { model: copy.model, options: checked }, { transfer: copy.buffers })
     return {
       ...description,
-      async run(feeds: NamedTensors, { fetch, carry, carrySet, append, giveFeeds, signal }: RunOptions = {}): Promise<NamedTensors> {
+      async run(
+        feeds: NamedTensors,
+        { fetch, carry, carrySet, append, pixels, giveFeeds, signal }: RunOptions = {},
+      ): Promise<NamedTensors> {
         if (signal?.aborted) throw abortError(signal)
         // Here too, so that a mistake costs no copy. What is missing only the worker can tell: it has the carried values.
         planOutputs(withoutUndefined({ fetch, carry, append }), description.inputs, description.outputs)
         checkValues(feeds, description.inputs)
+        if (pixels !== undefined) checkPixels(pixels)
         const copies = new Copies(giveFeeds)
-        const request = { feeds: copies.ofTensors(feeds), ...withoutUndefined({ fetch, carry, carrySet, append }) }
+        const request = {
+          feeds: copies.ofTensors(feeds),
+          ...(pixels !== undefined && { pixels: copies.ofPixels(pixels) }),
+          ...withoutUndefined({ fetch, carry, carrySet, append }),
+        }
         return worker.call('run', request, { transfer: copies.buffers, ...(signal !== undefined && { signal }) })
       },
       async setCarried(values: NamedTensors, set?: string): Promise<void> {
@@ -88,6 +97,20 @@ class Copies {
 
   ofTensors(values: NamedTensors): NamedTensors {
     return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, this.#ofTensor(value)]))
+  }
+
+  ofPixels(given: Readonly<Record<string, PixelTensor>>): Readonly<Record<string, PixelTensor>> {
+    return Object.fromEntries(
+      Object.entries(given).map(([name, one]) => [name, { ...one, pixels: one.pixels.map((bytes) => this.#moved(bytes)) }]),
+    )
+  }
+
+  #moved(bytes: Uint8Array): Uint8Array {
+    const { buffer } = bytes
+    if (!this.#given || !(buffer instanceof ArrayBuffer) || bytes.length !== buffer.byteLength || this.buffers.includes(buffer))
+      return this.of(bytes)
+    this.buffers.push(buffer)
+    return bytes
   }
 
   #ofTensor(value: TensorValue): TensorValue {

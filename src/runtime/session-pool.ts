@@ -9,7 +9,7 @@ export interface SessionPool extends Pick<Session, 'device' | 'passedOver' | 'in
   /** How many runs go on at once. */
   readonly sessions: number
   /** As {@link Session.run}, in the session that has the fewest runs to do. */
-  run(feeds: NamedTensors, options?: Pick<RunOptions, 'fetch' | 'giveFeeds' | 'signal'>): Promise<NamedTensors>
+  run(feeds: NamedTensors, options?: Pick<RunOptions, 'fetch' | 'pixels' | 'giveFeeds' | 'signal'>): Promise<NamedTensors>
   dispose(): Promise<void>
 }
 

@@ -25,7 +25,7 @@ const handlers = {
     return { device, passedOver, inputs, outputs }
   },
   async run(
-    { feeds, ...options }: { readonly feeds: NamedTensors } & Pick<RunOptions, 'fetch' | 'carry' | 'carrySet' | 'append'>,
+    { feeds, ...options }: { readonly feeds: NamedTensors } & Pick<RunOptions, 'fetch' | 'carry' | 'carrySet' | 'append' | 'pixels'>,
     { signal, aborted }: CallContext,
   ) {
     const outputs = await session().run(feeds, { ...options, signal, aborted })

@@ -1,5 +1,6 @@
 /** What a session is, wherever it runs: Node's main thread, a worker thread, or a browser tab. See `session-options.ts` for the schema of its options, which threads that run sessions do without. */
 import { ModalignError } from '../errors.ts'
+import type { PixelTensor } from '../pixel-planes.ts'
 import type { DataType, NamedTensors } from '../tensors.ts'
 import type { CarriedRow } from './carried-rows.ts'
 
@@ -74,6 +75,8 @@ export interface RunOptions {
   readonly carrySet?: string
   /** An output that is written into carried values of the set instead of being returned: so much less is copied than where a whole cache comes out of every run. */
   readonly append?: AppendedOutput
+  /** Feeds of pictures, by input name: their tensors are made where the session is, in memory that it keeps. Their bytes are copied or move as other feeds do. */
+  readonly pixels?: Readonly<Record<string, PixelTensor>>
   /** The feeds' buffers move to the session's thread instead of being copied, where a session has one: the caller does not touch them again. */
   readonly giveFeeds?: boolean
 }
