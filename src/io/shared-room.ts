@@ -10,8 +10,8 @@ export interface SharedRoom {
   readonly descriptor: number
   /** How many it takes. */
   readonly bytes: number
-  /** The first `length` bytes. @throws ModalignError `SHARED_ROOM_SHORT` where fewer were written */
-  read(length: number): Uint8Array
+  /** @throws ModalignError `SHARED_ROOM_SHORT` where less was written */
+  read(offset: number, length: number): Uint8Array
   close(): void
 }
 
@@ -19,7 +19,7 @@ export interface SharedRoom {
  * @returns undefined where no temporary file can be made: then values cross as messages
  * @example
  * const room = openSharedRoom(2 ** 20)
- * fork('child.js', { stdio: ['ignore', 'inherit', 'inherit', 'ipc', room.descriptor] }) // there: writeToRoom(4, bytes)
+ * fork('child.js', { stdio: ['ignore', 'inherit', 'inherit', 'ipc', room.descriptor] }) // there: writeToRoom(4, bytes, 0)
  */
 export function openSharedRoom(bytes: number): SharedRoom | undefined {
   const descriptor = namelessFile()
@@ -27,12 +27,12 @@ export function openSharedRoom(bytes: number): SharedRoom | undefined {
   return {
     descriptor,
     bytes,
-    read(length) {
+    read(offset, length) {
       const found = new Uint8Array(length)
       let filled = 0
       while (filled < length) {
-        const read = readSync(descriptor, found, filled, length - filled, filled)
-        if (read === 0) throw new ModalignError({ code: 'SHARED_ROOM_SHORT', got: `${filled} bytes`, expected: `${length}` })
+        const read = readSync(descriptor, found, filled, length - filled, offset + filled)
+        if (read === 0) throw new ModalignError({ code: 'SHARED_ROOM_SHORT', got: `${filled} bytes at ${offset}`, expected: `${length}` })
         filled += read
       }
       return found
@@ -42,10 +42,10 @@ export function openSharedRoom(bytes: number): SharedRoom | undefined {
 }
 
 /** In the child. @returns false where the disk has no place for them */
-export function writeToRoom(descriptor: number, bytes: Uint8Array): boolean {
+export function writeToRoom(descriptor: number, bytes: Uint8Array, offset: number): boolean {
   try {
     let written = 0
-    while (written < bytes.length) written += writeSync(descriptor, bytes, written, bytes.length - written, written)
+    while (written < bytes.length) written += writeSync(descriptor, bytes, written, bytes.length - written, offset + written)
     return true
   } catch (error) {
     if (error instanceof Error && 'code' in error) return false

@@ -46,6 +46,8 @@ interface Ready {
   readonly inputs: PreparedInputs
 }
 
+/** Of small batches more than two are prepared ahead: decoding processes take several pictures at a time. */
+const leastAhead = 16
 /** More sessions than this cost more memory than they bring speed. */
 const mostSessions = 4
 
@@ -75,6 +77,7 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
   for (const number of [batchSize, batchesAtOnce])
     if (!Number.isSafeInteger(number) || number < 1)
       throw new ModalignError({ code: 'JOB_BATCH_SIZE', got: `${number}`, expected: 'a whole number of at least 1' })
+  const ahead = Math.max(leastAhead, 2 * batchSize)
   const counts = { encoded: 0, known: 0, bad: 0 }
   const byCode = new Map<string, number>()
   const preparing = new Set<Promise<void>>()
@@ -150,8 +153,8 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
     total++
     const task: Promise<void> = prepare(item).finally(() => preparing.delete(task))
     preparing.add(task)
-    // Two batches are prepared while others are encoded; where decoding is the faster of the two, it waits, so that memory does not grow.
-    while (preparing.size >= 2 * batchSize) await Promise.race(preparing)
+    // So many are prepared while others are encoded; where decoding is the faster of the two, it waits, so that memory does not grow.
+    while (preparing.size >= ahead) await Promise.race(preparing)
     while (encoding.size >= batchesAtOnce) await Promise.race(encoding)
   }
   await Promise.all(preparing)

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { hash } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -70,6 +71,49 @@ test('pictures too large for the shared room cross, too, between small ones', as
     expect(Buffer.compare(data, expected.data)).toBe(0)
     expect(rest).toEqual({ width: expected.width, height: expected.height, format: expected.format, notes: expected.notes })
   }
+})
+
+test('several pictures in one message have each their own result, whatever becomes of the others', async () => {
+  await using single = createImageDecoder({ root, processes: 1 })
+  const wide = await sharp({ create: { width: 1400, height: 1100, channels: 3, background: '#123456' } })
+    .png()
+    .toBuffer()
+  const sources = ['a.jpeg', 'page.png', wide, 'a.png', 'missing.png', 'a.webp', wide, 'a.tiff', '../a.png', 'a.gif', 'a.jpeg', 'a.avif']
+  const mixed = [...sources, ...sources.toReversed(), ...sources]
+  const outcome = async (promise: Promise<{ readonly data: Uint8Array }>) =>
+    await promise.then(
+      ({ data, ...rest }) => ({ ...rest, digest: hash('sha256', data) }),
+      (error: unknown) => errorData(error).code,
+    )
+  const expected = await Promise.all(mixed.map((source) => outcome(decodeImage(source, { root }))))
+  expect(await Promise.all(mixed.map((source) => outcome(single.decode(source))))).toEqual(expected)
+  expect(expected).toContain('IMAGE_NOT_IMAGE')
+})
+
+test('pictures that share a message when their process dies lose nothing', async () => {
+  await using single = createImageDecoder({ root, processes: 1 })
+  await single.decode('a.png')
+  // One goes at once; the rest wait, and the first four of them go together.
+  const first = single.preprocess('a.png', spec)
+  const others = [large, ...Array.from({ length: 11 }, () => 'a.jpeg')].map((source) => single.preprocess(source, spec))
+  await first
+  const [victim] = single.processIds
+  if (victim !== undefined) process.kill(victim, 'SIGKILL')
+  expect((await Promise.all(others)).map(({ width }) => width)).toEqual([4000, ...Array.from({ length: 11 }, () => 40)])
+  expect(single.processIds).not.toContain(victim)
+})
+
+test('one that does not end in time is told apart from those that share its message', async () => {
+  // Enough for a small picture; one that takes longer, alone too, is over time.
+  await using hasty = createImageDecoder({ root, processes: 1, limits: { timeoutMs: 100 } })
+  const slow = await sharp({ create: { width: 9000, height: 9000, channels: 3, background: 'red' } })
+    .png({ compressionLevel: 9 })
+    .toBuffer()
+  await hasty.decode('a.png')
+  const fates = [hasty.decode('a.png'), hasty.decode('a.jpeg'), hasty.decode(slow), hasty.decode('a.png'), hasty.decode('a.webp')].map(
+    failure,
+  )
+  expect((await Promise.all(fates)).map(({ code }) => code)).toEqual(['DECODED', 'DECODED', 'IMAGE_TIMEOUT', 'DECODED', 'DECODED'])
 })
 
 test('data URLs and streams decode too, and errors call them what they are', async () => {

@@ -11,11 +11,16 @@ export type ChildDecodeOptions = Omit<DecodeImageOptions, 'signal' | 'beforeDeco
 
 export type ToChild =
   /** `roomBytes`: how many the shared room takes; 0 without one. */
-  | { readonly type: 'configure'; readonly formats: readonly ImageFormat[]; readonly roomBytes: number }
+  | {
+      readonly type: 'configure'
+      readonly formats: readonly ImageFormat[]
+      readonly roomBytes: number
+      readonly options: ChildDecodeOptions
+    }
+  /** Several pictures cost one message each way: to send one and to wake for it takes as long as a twentieth of an ordinary picture. */
   | {
       readonly type: 'decode'
-      readonly source: MediaSource
-      readonly options: ChildDecodeOptions
+      readonly sources: readonly MediaSource[]
       readonly preprocessing?: ImagePreprocessing | undefined
       /** So many pixels may be decoded without asking. */
       readonly admittedPixels: number
@@ -30,46 +35,43 @@ export const roomDescriptor = 4
 export interface ChildResult extends DecodedImageFile {
   readonly original: { readonly width: number; readonly height: number }
 }
-/** Without `data` where the pixels lie in the shared room. */
-export type SentResult = Omit<ChildResult, 'data'> & { readonly data?: Uint8Array | undefined }
+/** Without `data` where the pixels lie in the shared room, behind those of the pictures before it. */
+export type SentImage = Omit<ChildResult, 'data'> & { readonly data?: Uint8Array | undefined }
+/** What became of one picture. */
+export type SentResult = { readonly image: SentImage } | { readonly error: ErrorData }
 
 export type FromChild =
   | { readonly type: 'ready' }
   /** The header is read; decoding waits for `admitted`. */
   | { readonly type: 'asks'; readonly pixels: number }
-  | { readonly type: 'decoded'; readonly image: SentResult }
-  | { readonly type: 'failed'; readonly error: ErrorData }
+  /** Of each picture asked for, in order. */
+  | { readonly type: 'decoded'; readonly results: readonly SentResult[] }
 
 const text = z.string()
 const size = z.int().min(1)
+const image: z.ZodType<SentImage> = z
+  .object({
+    width: size,
+    height: size,
+    data: z.instanceof(Uint8Array).optional(),
+    format: z.custom<ImageFormat>((value) => typeof value === 'string'),
+    notes: z.array(z.enum(['extension-mismatch', 'truncated', 'decoder-warning', 'first-frame'])),
+    original: z.object({ width: size, height: size }),
+  })
+  .refine(({ width, height, data }) => data === undefined || data.length === 3 * width * height, 'pixels and size disagree')
+const error: z.ZodType<ErrorData> = z.object({
+  code: text,
+  file: text.optional(),
+  record: z.number().optional(),
+  line: z.number().optional(),
+  field: text.optional(),
+  got: text.optional(),
+  expected: text.optional(),
+  hint: text.optional(),
+})
 /** A process that read hostile bytes is not believed: what it sends is checked like any input. */
 export const fromChildSchema: z.ZodType<FromChild> = z.discriminatedUnion('type', [
   z.object({ type: z.literal('ready') }),
   z.object({ type: z.literal('asks'), pixels: z.number().positive() }),
-  z.object({
-    type: z.literal('decoded'),
-    image: z
-      .object({
-        width: size,
-        height: size,
-        data: z.instanceof(Uint8Array).optional(),
-        format: z.custom<ImageFormat>((value) => typeof value === 'string'),
-        notes: z.array(z.enum(['extension-mismatch', 'truncated', 'decoder-warning', 'first-frame'])),
-        original: z.object({ width: size, height: size }),
-      })
-      .refine(({ width, height, data }) => data === undefined || data.length === 3 * width * height, 'pixels and size disagree'),
-  }),
-  z.object({
-    type: z.literal('failed'),
-    error: z.object({
-      code: text,
-      file: text.optional(),
-      record: z.number().optional(),
-      line: z.number().optional(),
-      field: text.optional(),
-      got: text.optional(),
-      expected: text.optional(),
-      hint: text.optional(),
-    }),
-  }),
+  z.object({ type: z.literal('decoded'), results: z.array(z.union([z.object({ image }), z.object({ error })])) }),
 ])

@@ -1,8 +1,16 @@
 /** The program of a decoding process. It may die at any time: its owner reports the one picture and starts another process. */
 import sharp from 'sharp'
-import { errorData } from '../errors.ts'
+import { type ErrorData, errorData } from '../errors.ts'
 import { writeToRoom } from '../io/shared-room.ts'
-import { type FromChild, roomDescriptor, type ToChild } from './child-protocol.ts'
+import type { MediaSource } from '../model/contracts.ts'
+import {
+  type ChildDecodeOptions,
+  type ChildResult,
+  type FromChild,
+  roomDescriptor,
+  type SentResult,
+  type ToChild,
+} from './child-protocol.ts'
 import { decodeImage } from './image.ts'
 import { transformImage } from './preprocess.ts'
 import type { ImageFormat } from './sniff.ts'
@@ -28,12 +36,16 @@ sharp.cache(false)
 
 let admitted: (() => void) | undefined
 let roomBytes = 0
+let options: ChildDecodeOptions = {}
 
 function tell(message: FromChild): void {
   process.send?.(message)
 }
 
-async function decode({ source, options, preprocessing, admittedPixels }: Extract<ToChild, { type: 'decode' }>): Promise<void> {
+async function result(
+  source: MediaSource,
+  { preprocessing, admittedPixels }: Extract<ToChild, { type: 'decode' }>,
+): Promise<{ readonly image: ChildResult } | { readonly error: ErrorData }> {
   try {
     const image = await decodeImage(source, {
       ...options,
@@ -47,12 +59,29 @@ async function decode({ source, options, preprocessing, admittedPixels }: Extrac
       },
     })
     const { width, height } = image
-    const { data, ...result } = preprocessing === undefined ? image : { ...image, ...transformImage(image, preprocessing) }
-    const inRoom = data.length <= roomBytes && writeToRoom(roomDescriptor, data)
-    tell({ type: 'decoded', image: { ...result, ...(!inRoom && { data }), original: { width, height } } })
+    const prepared = preprocessing === undefined ? image : { ...image, ...transformImage(image, preprocessing) }
+    return { image: { ...prepared, original: { width, height } } }
   } catch (error) {
-    tell({ type: 'failed', error: errorData(error) })
+    return { error: errorData(error) }
   }
+}
+
+async function decode(message: Extract<ToChild, { type: 'decode' }>): Promise<void> {
+  const results: SentResult[] = []
+  let used = 0
+  for (const source of message.sources) {
+    const decoded = await result(source, message)
+    if ('error' in decoded) {
+      results.push(decoded)
+      continue
+    }
+    const { data, ...rest } = decoded.image
+    const inRoom = used + data.length <= roomBytes && writeToRoom(roomDescriptor, data, used)
+    if (inRoom) used += data.length
+    // A copy: the next picture is decoded where this one lies.
+    results.push({ image: inRoom ? rest : { ...rest, data: data.slice() } })
+  }
+  tell({ type: 'decoded', results })
 }
 
 process.on('message', (message: ToChild) => {
@@ -61,6 +90,7 @@ process.on('message', (message: ToChild) => {
   } else if (message.type === 'configure') {
     sharp.block({ operation: ['VipsForeignLoad'] })
     sharp.unblock({ operation: message.formats.flatMap((format) => loaders[format] ?? []) })
+    options = message.options
     roomBytes = message.roomBytes
     tell({ type: 'ready' })
   } else {
