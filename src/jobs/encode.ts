@@ -140,7 +140,11 @@ export async function encodeJob(options: EncodeJobOptions): Promise<EncodeSummar
       if (store.get(key) !== undefined) {
         counts.known++
         options.onProgress?.(counts)
-      } else take({ key, inputs: await prepareInputs(encoder, options.reader, { type: modality, source: item.path }, {}) })
+      } else {
+        // With a batch waiting beside those that run, the encoder has the cores, and enough to do.
+        const unhurried = encoding.size > batchesAtOnce - 2
+        take({ key, inputs: await prepareInputs(encoder, options.reader, { type: modality, source: item.path }, { unhurried }) })
+      }
     } catch (error) {
       const data = errorData(error)
       if (data.code === 'INTERNAL') failWith(error)

@@ -34,15 +34,24 @@ export interface TransformedImage extends Omit<PreprocessedImage, 'tensor'> {
   readonly pixels: DecodedImage
 }
 
+export interface DecodeCall {
+  readonly signal?: AbortSignal | undefined
+  /**
+   * Whoever asks has other work to do for a while: the picture does not bring an idle process to work beside one that works already. Cores that are busy with something else
+   * decode no faster in several processes, which only take them from each other. Default false.
+   */
+  readonly unhurried?: boolean | undefined
+}
+
 export interface ImageDecoder extends AsyncDisposable {
   /** Of the processes that run now. */
   readonly processIds: readonly number[]
   /** As `decodeImage`. A picture over which two processes die is `IMAGE_DECODER_CRASHED`; one that does not answer in time is killed (`IMAGE_TIMEOUT`). */
-  decode(source: MediaInput, options?: { readonly signal?: AbortSignal }): Promise<DecodedImageFile>
+  decode(source: MediaInput, options?: DecodeCall): Promise<DecodedImageFile>
   /** The same, then `transformImage`: padding, resizing and cropping happen in the process, so that little crosses. */
-  transform(source: MediaInput, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<TransformedImage>
+  transform(source: MediaInput, spec: ImagePreprocessing, options?: DecodeCall): Promise<TransformedImage>
   /** {@link ImageDecoder.transform}, then `imageTensor`. */
-  preprocess(source: MediaInput, spec: ImagePreprocessing, options?: { readonly signal?: AbortSignal }): Promise<PreprocessedImage>
+  preprocess(source: MediaInput, spec: ImagePreprocessing, options?: DecodeCall): Promise<PreprocessedImage>
   /** Kills the processes; pictures under way reject with `DECODER_DISPOSED`. */
   dispose(): Promise<void>
 }
@@ -69,19 +78,22 @@ export function createImageDecoder({
   const waiting: PictureJob[] = []
   let disposed = false
 
-  /** The next pictures for one process: several where more wait than there are processes. */
-  const next = (): readonly PictureJob[] => {
+  /** The next pictures for one of so many processes: several where more wait than that. */
+  const next = (atWork: number): readonly PictureJob[] => {
     const [first] = waiting
     if (first === undefined) return []
-    const most = first.alone ? 1 : Math.max(1, Math.min(mostAtOnce, Math.floor(waiting.length / processes)))
+    const most = first.alone ? 1 : Math.max(1, Math.min(mostAtOnce, Math.floor(waiting.length / atWork)))
     const other = waiting.findIndex(({ alone, preprocessing }) => alone || preprocessing !== first.preprocessing)
     return waiting.splice(0, Math.max(1, other < 0 ? most : Math.min(most, other)))
   }
   const assign = (): void => {
     while (waiting.length > 0) {
-      const child = [...children].find(({ isIdle }) => isIdle()) ?? (children.size < processes ? start() : undefined)
+      const idle = [...children].filter(({ isIdle }) => isIdle())
+      const atWork = waiting.every(({ unhurried }) => unhurried) ? 1 : processes
+      if (children.size - idle.length >= atWork) return
+      const child = idle[0] ?? (children.size < processes ? start() : undefined)
       if (child === undefined) return
-      child.run(next())
+      child.run(next(atWork))
     }
   }
   const start = (): DecodingProcess => {
@@ -105,7 +117,7 @@ export function createImageDecoder({
   const request = async (
     input: MediaInput,
     preprocessing: ImagePreprocessing | undefined,
-    signal: AbortSignal | undefined,
+    { signal, unhurried = false }: DecodeCall,
   ): Promise<ChildResult> => {
     signal?.throwIfAborted()
     if (disposed) throw disposedError()
@@ -115,7 +127,7 @@ export function createImageDecoder({
     let abort = (): void => {}
     try {
       return await new Promise((resolve, reject) => {
-        const job: PictureJob = { source, preprocessing, name, resolve, reject, signal, alone: false, isRetry: false }
+        const job: PictureJob = { source, preprocessing, name, resolve, reject, signal, unhurried, alone: false, isRetry: false }
         abort = () => {
           const at = waiting.indexOf(job)
           if (at >= 0) waiting.splice(at, 1)
@@ -130,8 +142,8 @@ export function createImageDecoder({
     }
   }
 
-  const transform: ImageDecoder['transform'] = async (source, spec, { signal } = {}) => {
-    const { original, format, notes, ...pixels } = await request(source, spec, signal)
+  const transform: ImageDecoder['transform'] = async (source, spec, call = {}) => {
+    const { original, format, notes, ...pixels } = await request(source, spec, call)
     return { pixels, ...original, format, notes }
   }
 
@@ -144,8 +156,8 @@ export function createImageDecoder({
     get processIds() {
       return [...children].flatMap(({ pid }) => pid ?? [])
     },
-    async decode(source, { signal } = {}) {
-      const { original: _, ...image } = await request(source, undefined, signal)
+    async decode(source, call = {}) {
+      const { original: _, ...image } = await request(source, undefined, call)
       return image
     },
     transform,

@@ -25,6 +25,7 @@ export interface PictureJob {
   readonly resolve: (image: ChildResult) => void
   readonly reject: (error: unknown) => void
   readonly signal: AbortSignal | undefined
+  readonly unhurried: boolean
   /** A process came to an end with it and others in hand: it goes alone, so that nobody is blamed for another. */
   readonly alone: boolean
   /** A process died over it once already. */

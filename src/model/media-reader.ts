@@ -10,6 +10,8 @@ export interface ReadOptions {
   /** The folder that paths are relative to and may not leave. */
   readonly root?: string | undefined
   readonly signal?: AbortSignal | undefined
+  /** Whoever asks has other work to do for a while: decoding need not take more of the machine for it. */
+  readonly unhurried?: boolean | undefined
 }
 export interface ReadAudioOptions extends ReadOptions {
   /** Default: the file's own. */
@@ -56,7 +58,7 @@ export const localReader: MediaReader = {
 export function decodingReader(decoder: ImageDecoder): MediaReader {
   return {
     ...localReader,
-    image: (source, { signal }) => decoder.decode(source, signal === undefined ? {} : { signal }),
-    preparedImage: (source, preprocessing, { signal }) => decoder.transform(source, preprocessing, signal === undefined ? {} : { signal }),
+    image: (source, { signal, unhurried }) => decoder.decode(source, { signal, unhurried }),
+    preparedImage: (source, preprocessing, { signal, unhurried }) => decoder.transform(source, preprocessing, { signal, unhurried }),
   }
 }
