@@ -77,14 +77,19 @@ export interface Talker extends AsyncDisposable {
   answer(turns: readonly Turn[], options: ChatOptions): AsyncGenerator<string>
 }
 
-/** A language model alone where only `llm` is named; else as {@link openModel}. */
-export async function openTalker(settings: ModelSettings, terminal: Terminal): Promise<Talker> {
+/**
+ * A language model alone where only `llm` is named; else as {@link openModel}.
+ *
+ * @param stays for more than one question: opening may take longer where each token of an answer then takes less
+ */
+export async function openTalker(settings: ModelSettings, terminal: Terminal, stays: boolean): Promise<Talker> {
   if (settings.llm !== undefined && settings.model === undefined) {
     const { llm, template, download, device, threads } = settings
     return textTalker(
       await loadLanguageModel(llm, {
         ...withoutUndefined({ device, threads, template }),
         preload: true,
+        ...(stays && { batchSize: 1 }),
         ...downloading(download, terminal),
       }),
     )

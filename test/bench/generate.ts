@@ -86,8 +86,12 @@ function figures(name: string, { one, eight }: Speeds, ratio: (speed: Speed) => 
 }
 
 async function measured(decoder: Decoder, bytes: number, threads: number, bandwidth: Bandwidth): Promise<Speeds> {
-  await using generator = createGenerator({ decoder, stopTokenIds: [], defaults: {} }, { device: 'cpu', threads })
-  const measure = (batch: number, round: number): Promise<Speed> => speed(generator, decoder, { batch, round, weights: bytes })
+  const open = (batchSize: number): TextGenerator =>
+    createGenerator({ decoder, stopTokenIds: [], defaults: {} }, { device: 'cpu', threads, batchSize })
+  await using single = open(1)
+  await using several = open(8)
+  const measure = (batch: number, round: number): Promise<Speed> =>
+    speed(batch === 1 ? single : several, decoder, { batch, round, weights: bytes })
   let [one, eight] = [await measure(1, 0), await measure(8, 0)]
   for (let round = 1; round < rounds; round++) {
     await bandwidth.measure()

@@ -40,7 +40,7 @@ export const chatCommand = defineCommand({
     // What is wrong with a path or a setting shows before models are loaded.
     const options = generationOptionsOf(rest)
     for (const { source } of media) await fileSource(source)
-    await using talker = await openTalker(rest, terminal)
+    await using talker = await openTalker(rest, terminal, question === undefined)
     const conversation = new Conversation(talker, terminal, options, system)
     conversation.attach(media)
     if (question === undefined) return converse(conversation, terminal)

@@ -20,7 +20,10 @@ export interface GeneratorOptions {
   readonly threads?: number
   /** Repack the weights for speed. Default true. False shares the mapped pages of the weights' file with every other session that does, and opens in a moment. */
   readonly prepacking?: boolean
-  /** Answers under way at a time; others wait until one ends. Default 16. */
+  /**
+   * Answers under way at a time; others wait until one ends. Default 16. With 1, a small model in blocks of 4 or 8 bits gets a graph of its own for one row: each token takes about a
+   * tenth less time on the CPU, and opening half as long again.
+   */
   readonly batchSize?: number
 }
 
@@ -194,7 +197,7 @@ export async function openGeneration(
 ): Promise<GenerationThread> {
   const expected = expectedDevice(device)
   const build = (): BuiltGraph => {
-    const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm' })
+    const lowered = generationGraph(decoder, { appends: expected === 'cpu' || expected === 'wasm', oneRow: batchSize === 1 })
     const { bytes, externalRoot, externalData } = lowered
     return { model: withoutUndefined({ bytes, externalRoot, externalData }), appends: cacheAbilities(lowered, decoder, expected).appends }
   }

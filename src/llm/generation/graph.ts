@@ -11,6 +11,7 @@ import { sourceContext } from '../source-tokens.ts'
 import { appendingCache } from './appending-cache.ts'
 import { fuseGeneration } from './fusion.ts'
 import { cacheContinues, cacheNames, freshCache, generationInputs } from './graph-names.ts'
+import { singleRow } from './single-row.ts'
 import { uncopiedAttention } from './uncopied-attention.ts'
 
 export interface GenerationGraphOptions {
@@ -18,10 +19,15 @@ export interface GenerationGraphOptions {
   readonly fused?: boolean
   /** Give only the new places of the cache, where its operators allow that: see `appendingCache`. For devices that share the caller's memory. Default false. */
   readonly appends?: boolean
+  /** Add a graph for calls with one token of one row, where weights in blocks are worth it: see `singleRow`. Default false. */
+  readonly oneRow?: boolean
 }
 
 /** Output `logits` float32 [batch, vocabularySize] and the longer cache. What is trained has its present values. */
-export function generationGraph(model: Decoder, { appends = false, ...options }: GenerationGraphOptions = {}): LoweredModel {
+export function generationGraph(
+  model: Decoder,
+  { appends = false, oneRow = false, ...options }: GenerationGraphOptions = {},
+): LoweredModel {
   const decoder = model.trained?.present().decoder ?? model
   const [batch, tokens, past, mediaTokens] = [size('batch'), size('tokens'), size('past'), size('media_tokens')]
   const ids = input(generationInputs.ids, 'int64', [batch, tokens])
@@ -65,7 +71,9 @@ export function generationGraph(model: Decoder, { appends = false, ...options }:
   if (options.fused === false) return lowered
   const merged = fuseGeneration(lowered)
   const appending = appends ? appendingCache(merged, decoder) : undefined
-  return appending === undefined ? merged : uncopiedAttention(appending, decoder)
+  if (appending === undefined) return merged
+  const general = uncopiedAttention(appending, decoder)
+  return (oneRow ? singleRow(appending, general) : undefined) ?? general
 }
 
 /** What a generation's session can do with its cache: see `GeneratorModel`. */

@@ -6,7 +6,7 @@ const [model = '', json = '[]', count = '1'] = process.argv.slice(2)
 const ids = z.array(z.int()).parse(JSON.parse(json))
 const tokens = Number(count)
 const figures = z.object({ firstTokenMs: z.number(), tokensPerSecond: z.number(), ids: z.array(z.int()) })
-await using llm = await loadLanguageModel(model, { device: 'cpu', weights: 'quantised' })
+await using llm = await loadLanguageModel(model, { device: 'cpu', weights: 'quantised', batchSize: 1 })
 
 async function generate(prompt: readonly number[]): Promise<z.infer<typeof figures>> {
   const started = performance.now()
