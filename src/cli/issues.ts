@@ -32,7 +32,10 @@ function describe(issue: z.core.$ZodIssue, schema: z.core.$ZodType): readonly De
     return [{ path, code: 'CONFIG_VALUE', got: shown(issue.input), expected: issue.message, ...(isProblem(problem) && problem) }]
   }
   if (issue.input === undefined) return [{ path, code: 'CONFIG_MISSING', got: 'nothing', expected: expectation(issue) }]
-  return [{ path, code: 'CONFIG_VALUE', got: shown(issue.input), expected: expectation(issue) }]
+  const [name] = issue.code === 'invalid_type' && issue.expected === 'object' ? keysAt(schema, path) : []
+  const key = path.findLast((part) => typeof part === 'string')
+  const hint = name === undefined ? undefined : `such as ${key === undefined ? '' : `${key}: `}{ ${name}: ... }`
+  return [{ path, code: 'CONFIG_VALUE', got: shown(issue.input), expected: expectation(issue), ...(hint !== undefined && { hint }) }]
 }
 
 function unknownKey(path: readonly PropertyKey[], key: string, known: readonly string[]): DescribedIssue {

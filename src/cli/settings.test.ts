@@ -139,6 +139,14 @@ test('every problem is told at once, each with where it was written', () => {
   ])
 })
 
+test('where names and values belong, a value alone is told how they look', () => {
+  const hint = 'such as data: { path: ... }'
+  const found = problems({}, 'data: a.json\n').filter(({ field }) => field === '/data')
+  expect(found).toEqual([
+    { code: 'CONFIG_VALUE', file: '/runs/run.yaml', line: 1, field: '/data', got: '"a.json"', expected: 'names and values', hint },
+  ])
+})
+
 describe('run files', () => {
   const refused = (yaml: string): readonly (string | number | undefined)[] => {
     try {

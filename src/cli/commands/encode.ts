@@ -112,7 +112,7 @@ function tellBad(id: string, source: string, error: ErrorData, terminal: Termina
 function conclude(summary: EncodeSummary, { counts, folder }: FeatureStore, terminal: Terminal): void {
   const { encoded, known, bad, byCode } = summary
   terminal.record({ type: 'summary', output: folder, ...summary, ...counts })
-  terminal.note(`${encoded} encoded, ${known} were there already, ${bad} bad: ${folder}`)
+  terminal.note(`${encoded} encoded, ${known} stored before, ${bad} bad: ${folder}`)
   for (const [code, count] of Object.entries(byCode)) terminal.note(`  ${count} x ${code}`)
   if (counts.damaged > 0) terminal.note(`${counts.damaged} damaged records were computed again (${counts.firstDamage})`)
   if (counts.widened > 0) terminal.note(`${counts.widened} were kept as float32: a value is too large for float16`)

@@ -29,7 +29,7 @@ export async function openFolder(folder: string, options: SourceOptions): Promis
       code: 'LLM_CONFIG_MISSING',
       file: configFile,
       expected: 'a Hugging Face model folder with config.json',
-      hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json, or a .gguf file',
+      hint: 'name the folder that holds config.json, *.safetensors and tokenizer.json, a .gguf file, or the folder of an ONNX export',
     })
   }
   const [published, templateFiles, chosen] = await Promise.all([
