@@ -44,7 +44,7 @@ export type FromChild =
   | { readonly type: 'ready' }
   /** The header is read; decoding waits for `admitted`. */
   | { readonly type: 'asks'; readonly pixels: number }
-  /** Of each picture asked for, in order. */
+  /** Of the next pictures of those asked for, in order: of all of them, or of some where the others take their time. */
   | { readonly type: 'decoded'; readonly results: readonly SentResult[] }
 
 const text = z.string()
@@ -73,5 +73,5 @@ const error: z.ZodType<ErrorData> = z.object({
 export const fromChildSchema: z.ZodType<FromChild> = z.discriminatedUnion('type', [
   z.object({ type: z.literal('ready') }),
   z.object({ type: z.literal('asks'), pixels: z.number().positive() }),
-  z.object({ type: z.literal('decoded'), results: z.array(z.union([z.object({ image }), z.object({ error })])) }),
+  z.object({ type: z.literal('decoded'), results: z.array(z.union([z.object({ image }), z.object({ error })])).min(1) }),
 ])

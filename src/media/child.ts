@@ -45,12 +45,14 @@ function tell(message: FromChild): void {
 async function result(
   source: MediaSource,
   { preprocessing, admittedPixels }: Extract<ToChild, { type: 'decode' }>,
+  tellSoFar: () => void,
 ): Promise<{ readonly image: ChildResult } | { readonly error: ErrorData }> {
   try {
     const image = await decodeImage(source, {
       ...options,
       inThisThread: true,
       beforeDecode: async (pixels) => {
+        if (pixels > manyPixels) tellSoFar()
         if (pixels > admittedPixels)
           await new Promise<void>((resolve) => {
             admitted = resolve
@@ -66,11 +68,22 @@ async function result(
   }
 }
 
+/** What is decoded waits for the pictures behind it only where that takes milliseconds: for none of more pixels than this, and for no longer than that. */
+const manyPixels = 2 ** 21
+const longMs = 50
+
 async function decode(message: Extract<ToChild, { type: 'decode' }>): Promise<void> {
-  const results: SentResult[] = []
+  let results: SentResult[] = []
+  let toldAt = performance.now()
   let used = 0
+  const tellSoFar = (): void => {
+    if (results.length > 0) tell({ type: 'decoded', results })
+    results = []
+    toldAt = performance.now()
+  }
   for (const source of message.sources) {
-    const decoded = await result(source, message)
+    if (performance.now() - toldAt > longMs) tellSoFar()
+    const decoded = await result(source, message, tellSoFar)
     if ('error' in decoded) {
       results.push(decoded)
       continue
@@ -81,7 +94,7 @@ async function decode(message: Extract<ToChild, { type: 'decode' }>): Promise<vo
     // A copy: the next picture is decoded where this one lies.
     results.push({ image: inRoom ? rest : { ...rest, data: data.slice() } })
   }
-  tell({ type: 'decoded', results })
+  tellSoFar()
 }
 
 process.on('message', (message: ToChild) => {

@@ -78,6 +78,8 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
   let ready = false
   let over = false
   let jobs: readonly PictureJob[] = []
+  /** Of the room, by the results of these jobs so far. */
+  let used = 0
   let clock: NodeJS.Timeout | undefined
   let release: (() => void) | undefined
   /** Why it was killed, and whether that is a matter of the pictures in hand. */
@@ -105,14 +107,17 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
     if (!over) setReferenced(child, true)
     return gone
   }
-  const finish = (): readonly PictureJob[] => {
-    const finished = jobs
-    clearTimeout(clock)
+  /** Takes the first jobs out of hand. */
+  const finish = (count: number): readonly PictureJob[] => {
+    const finished = jobs.slice(0, count)
+    jobs = jobs.slice(count)
     for (const { signal } of finished) signal?.removeEventListener('abort', abort)
-    release?.()
-    release = undefined
-    jobs = []
-    setReferenced(child, false)
+    if (jobs.length === 0) {
+      clearTimeout(clock)
+      release?.()
+      release = undefined
+      setReferenced(child, false)
+    }
     return finished
   }
   const begin = (): void => {
@@ -139,18 +144,20 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
       })
     } else {
       // Before other pictures take the room.
-      const results = message.results.length === jobs.length ? received(message.results, room) : undefined
-      if (results === undefined) {
+      const arrived = message.results.length <= jobs.length ? received(message.results, room, used) : undefined
+      if (arrived === undefined) {
         kill(crashedError('fewer pixels than it says'))
         return
       }
-      for (const [index, job] of finish().entries()) {
-        const result = results[index]
+      used = arrived.used
+      for (const [index, job] of finish(arrived.results.length).entries()) {
+        const result = arrived.results[index]
         if (result === undefined) continue
         if ('error' in result) job.reject(named(new ModalignError(result.error), job))
         else job.resolve(result.image)
       }
-      freed()
+      if (jobs.length === 0) freed()
+      else watchWork()
     }
   }
   child.on('message', (raw) => {
@@ -168,7 +175,7 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
     over = true
     room?.close()
     const ending = `${signal ?? `exit status ${code}`}${words.trim() === '' ? '' : `: ${words.trim()}`}`
-    const finished = finish()
+    const finished = finish(jobs.length)
     const diedOfItself = killed === undefined && ready
     const again: PictureJob[] = []
     for (const job of finished) {
@@ -188,6 +195,7 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
     isIdle: () => !over && jobs.length === 0 && killed === undefined,
     run(next) {
       jobs = next
+      used = 0
       setReferenced(child, true)
       for (const { signal } of next) signal?.addEventListener('abort', abort, { once: true })
       if (ready) begin()
@@ -201,12 +209,14 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
   }
 }
 
-/** The results with their pixels; undefined where some are not there. */
-function received(
-  results: readonly SentResult[],
-  room: SharedRoom | undefined,
-): readonly ({ readonly image: ChildResult } | Extract<SentResult, { readonly error: unknown }>)[] | undefined {
-  let used = 0
+interface Received {
+  readonly results: readonly ({ readonly image: ChildResult } | Extract<SentResult, { readonly error: unknown }>)[]
+  readonly used: number
+}
+
+/** The results with their pixels, of which those in the room begin where `before` ends; undefined where some are not there. */
+function received(results: readonly SentResult[], room: SharedRoom | undefined, before: number): Received | undefined {
+  let used = before
   const pixels = ({ data, width, height }: SentImage): Uint8Array | undefined => {
     if (data !== undefined) return data
     const [offset, length] = [used, 3 * width * height]
@@ -219,7 +229,7 @@ function received(
       const data = pixels(result.image)
       return data && { image: { ...result.image, data } }
     })
-    return whole.some((result) => result === undefined) ? undefined : whole.filter((result) => result !== undefined)
+    return whole.includes(undefined) ? undefined : { results: whole.filter((result) => result !== undefined), used }
   } catch (error) {
     if (error instanceof ModalignError) return undefined
     throw error
