@@ -282,6 +282,8 @@ async function* taken(film: OpenFilm, plan: Plan, start: number, seeks: boolean)
         if (ready === undefined) break
         if (lastUse.get(next) === position) decoded.delete(next)
         position++
+        // ffmpeg may have ended before the caller's wish to: its last frames wait here.
+        film.signal?.throwIfAborted()
         yield { ...ready, index: next }
       }
     }
