@@ -147,6 +147,37 @@ skipWithout(missing).describe('SmolLM2-135M-Instruct, Q4_1', () => {
     expect(said).toEqual(expected.greedy)
   }, 600_000)
 
+  test('quantised, one answer at a time: as near to the dequantised model as the graph for many', async () => {
+    const path = join(data, 'smollm2_135m_instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+    await using single = await loadLanguageModel(path, { device: 'cpu', weights: 'quantised', cacheFolder, batchSize: 1 })
+    const prompts = [expected.prompt, expected.ids.slice(0, 20), expected.ids.slice(20, 60), expected.ids.slice(60, 90)]
+    const said = async (
+      llm: LanguageModel,
+      ids: readonly number[],
+    ): Promise<readonly { readonly id: number; readonly logprob: number }[]> => {
+      const found: { readonly id: number; readonly logprob: number }[] = []
+      const options = { temperature: 0, maxNewTokens: 40, stopTokenIds: [], logprobs: true }
+      for await (const event of llm.generate([{ ids }], options))
+        if (event.type === 'token') found.push({ id: event.id, logprob: event.logprob ?? Number.NaN })
+      return found
+    }
+    /** Of log-probabilities, up to the first token that is another one: activations of 8 bits make each rounding a little noise. */
+    const distance = async (llm: LanguageModel): Promise<number> => {
+      const squares: number[] = []
+      for (const ids of prompts) {
+        const [exact, found] = [await said(model('float32'), ids), await said(llm, ids)]
+        const other = exact.findIndex(({ id }, index) => id !== found[index]?.id)
+        for (const [index, { logprob }] of exact.slice(0, other < 0 ? exact.length : other).entries())
+          squares.push((logprob - (found[index]?.logprob ?? Number.NaN)) ** 2)
+      }
+      expect(squares.length).toBeGreaterThan(50)
+      return Math.sqrt(squares.reduce((sum, one) => sum + one, 0) / squares.length)
+    }
+    const [one, many] = [await distance(single), await distance(model('quantised'))]
+    expect(many).toBeLessThan(0.1)
+    expect(one).toBeLessThan(1.3 * many)
+  })
+
   test('over the outputs of 24 Alpaca records: the loss that Transformers has; quantised within 0.5 %, with the same token at 97 % of the places', async () => {
     const { tokenizer, template } = model('float32')
     const sequences = records
