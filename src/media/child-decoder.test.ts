@@ -106,6 +106,22 @@ test('what shares a message with a large picture does not wait for it', async ()
   expect((await Promise.all(others)).map(({ width }) => width)).toEqual([4000, 40, 40])
 })
 
+test('an abort frees the process that has answered for some of its pictures', async () => {
+  await using single = createImageDecoder({ root, processes: 1 })
+  await single.decode('a.png')
+  const [pid] = single.processIds
+  const controller = new AbortController()
+  const first = single.preprocess('a.png', spec)
+  const call = { signal: controller.signal }
+  const [small, ...others] = ['a.jpeg', large, 'a.gif', 'a.png'].map((source) => single.preprocess(source, spec, call))
+  const fates = others.map(failure)
+  await Promise.all([first, small])
+  controller.abort()
+  expect((await Promise.all(fates)).map(({ code }) => code)).toEqual(['ABORTED', 'ABORTED', 'ABORTED'])
+  expect(await single.decode('a.png')).toMatchObject({ width: 40, height: 30 })
+  expect(single.processIds).not.toContain(pid)
+})
+
 test('pictures that share a message when their process dies lose nothing', async () => {
   await using single = createImageDecoder({ root, processes: 1 })
   await single.decode('a.png')

@@ -107,6 +107,10 @@ export function createImageDecoder({
       freed: assign,
       ended(interrupted) {
         children.delete(child)
+        if (disposed) {
+          for (const job of interrupted) job.reject(disposedError())
+          return
+        }
         waiting.unshift(...interrupted)
         assign()
       },

@@ -1,4 +1,4 @@
-/** The program of a decoding process. It may die at any time: its owner reports the one picture and starts another process. */
+/** The program of a decoding process. It may die at any time: its owner gives what it had in hand to another process. */
 import sharp from 'sharp'
 import { type ErrorData, errorData } from '../errors.ts'
 import { writeToRoom } from '../io/shared-room.ts'

@@ -112,6 +112,8 @@ export function startDecodingProcess({ formats, options, timeoutMs, budget, ownP
     const finished = jobs.slice(0, count)
     jobs = jobs.slice(count)
     for (const { signal } of finished) signal?.removeEventListener('abort', abort)
+    // Those left may share a signal with them.
+    for (const { signal } of jobs) signal?.addEventListener('abort', abort, { once: true })
     if (jobs.length === 0) {
       clearTimeout(clock)
       release?.()

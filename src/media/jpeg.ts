@@ -1,7 +1,7 @@
 /**
  * Ordinary JPEGs to RGB in the calling thread, in less than half of libvips's time, and byte for byte what libjpeg makes of them (its default settings: the accurate
  * integer DCT, smooth enlarging of colours). Whatever is not ordinary, damaged files above all, is left to libvips and its judgement. All bytes of a file are read by
- * WebAssembly, within a memory of its own.
+ * WebAssembly, within a memory that holds nothing but pictures.
  */
 import type { DecodedImage } from '../model/contracts.ts'
 import { grown } from '../webassembly.ts'

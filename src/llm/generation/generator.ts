@@ -21,8 +21,8 @@ export interface GeneratorOptions {
   /** Repack the weights for speed. Default true. False shares the mapped pages of the weights' file with every other session that does, and opens in a moment. */
   readonly prepacking?: boolean
   /**
-   * Answers under way at a time; others wait until one ends. Default 16. With 1, a small model in blocks of 4 or 8 bits gets a graph of its own for one row: each token takes about a
-   * tenth less time on the CPU, and opening half as long again.
+   * Answers under way at a time; others wait until one ends. Default 16. With 1, a small model in blocks of 4 or 8 bits gets a graph of its own for one row: each token takes a
+   * twentieth to a tenth less time on the CPU, and opening half as long again or more.
    */
   readonly batchSize?: number
 }
