@@ -4,6 +4,7 @@ import { withFields } from '../../onnx/codec.ts'
 import { type LoweredModel, withModel } from '../../onnx/lower.ts'
 import type { GraphProto, NodeProto, TensorProto } from '../../onnx/onnx_pb.ts'
 import { int64Tensor } from '../../tensors.ts'
+import { Uses } from './uses.ts'
 
 const microsoft = 'com.microsoft'
 
@@ -20,34 +21,6 @@ export function fuseGeneration(lowered: LoweredModel): LoweredModel {
   const { graph } = lowered.model
   if (graph === undefined) return lowered
   return withModel(lowered, withFields(lowered.model, { graph: joinNorms(mergeProducts(graph)) }))
-}
-
-/** Who makes and who reads a value. Outputs of the graph are made by nodes of their own (see `lower`), so no other node's value is one. */
-class Uses {
-  readonly #producers = new Map<string, NodeProto>()
-  readonly #consumers = new Map<string, NodeProto[]>()
-  readonly #initializers: ReadonlySet<string>
-
-  constructor({ node: nodes, initializer }: GraphProto) {
-    this.#initializers = new Set(initializer.map(({ name }) => name))
-    for (const node of nodes) {
-      for (const name of node.output) if (name !== '') this.#producers.set(name, node)
-      for (const name of node.input) this.#consumers.set(name, [...(this.#consumers.get(name) ?? []), node])
-    }
-  }
-
-  isConstant(name: string | undefined): boolean {
-    return name !== undefined && this.#initializers.has(name)
-  }
-
-  producer(name: string | undefined, opType: string): NodeProto | undefined {
-    const node = this.#producers.get(name ?? '')
-    return node?.opType === opType ? node : undefined
-  }
-
-  consumers(name: string | undefined): readonly NodeProto[] {
-    return this.#consumers.get(name ?? '') ?? []
-  }
 }
 
 type Attributes = Readonly<Record<string, AttributeValue>>
