@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { hugePageTunables } from '../src/runtime/huge-pages.ts'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -63,7 +64,11 @@ describe.skipIf(!built)(title, { timeout: 240_000 }, () => {
 
   test('has the snippets that this test knows how to run', () => {
     expect(blocks('ts').length).toBeGreaterThanOrEqual(4)
-    expect(blocks('sh')).toHaveLength(3)
+    expect(blocks('sh')).toHaveLength(4)
+  })
+
+  test('the tunables are those that the commands set for themselves', () => {
+    expect(blocks('sh')).toContain(`export GLIBC_TUNABLES=${hugePageTunables}\n`)
   })
 
   test.each(blocks('ts').map((code) => [code.split('\n').find((line) => line.includes(' from ')) ?? code, code] as const))(

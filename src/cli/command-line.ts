@@ -7,7 +7,7 @@ import { ModalignError } from '../errors.ts'
 import type { Command, Invocation } from './command.ts'
 import type { GivenFlag } from './flags.ts'
 import { packageRoot } from './package-root.ts'
-import { commands, groups, type RegisteredCommand } from './registry.ts'
+import { commandOf, commands, groups, type RegisteredCommand } from './registry.ts'
 import type { Terminal } from './terminal.ts'
 
 export type ParsedLine =
@@ -17,7 +17,7 @@ export type ParsedLine =
 
 /** @throws ModalignError `CLI_USAGE` */
 export async function parseCommandLine(argv: readonly string[], terminal: Terminal): Promise<ParsedLine> {
-  const chosen = chosenCommand(argv)
+  const chosen = commandOf(argv)
   const command = await chosen?.load()
   const program = await emptyProgram(terminal)
   let parsed: ParsedLine | undefined
@@ -39,11 +39,6 @@ export async function parseCommandLine(argv: readonly string[], terminal: Termin
     throw usageError(error, chosen)
   }
   return parsed ?? { kind: 'shown', wanted: false }
-}
-
-function chosenCommand(argv: readonly string[]): RegisteredCommand | undefined {
-  const words = argv.filter((word) => !word.startsWith('-'))
-  return commands.find(({ name }) => name.split(' ').every((word, i) => words[i] === word))
 }
 
 async function emptyProgram(terminal: Terminal): Promise<Commander> {

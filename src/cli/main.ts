@@ -19,10 +19,13 @@ if (major < 20 || (major === 20 && minor < 19)) {
   }
   process.on('uncaughtException', crash)
   process.on('unhandledRejection', crash)
+  const argv = process.argv.slice(2)
+  const { commandOf } = await import('./registry.ts')
+  if (commandOf(argv)?.readsWeights) (await import('../runtime/huge-pages.ts')).restartWithHugePages()
   const { run } = await import('./run.ts')
   // Idle workers and processes do not hold the event loop, also while one waits for their end: the command does.
   const running = setInterval(() => undefined, 2 ** 30)
-  process.exitCode = await run(process.argv.slice(2), process)
+  process.exitCode = await run(argv, process)
   clearInterval(running)
 }
 

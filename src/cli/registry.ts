@@ -5,21 +5,30 @@ export interface RegisteredCommand {
   /** One word, or a group and a word. */
   readonly name: string
   readonly summary: string
+  /** It reads a language model's weights over and over: worth a process with huge pages. */
+  readonly readsWeights?: true
   load(): Promise<Command>
 }
 
 export const groups = { data: 'look at instruction data' } as const
 
 export const commands: readonly RegisteredCommand[] = [
-  { name: 'tune', summary: 'train a projector on instruction data', load: async () => (await import('./commands/tune.ts')).tuneCommand },
+  {
+    name: 'tune',
+    summary: 'train a projector on instruction data',
+    readsWeights: true,
+    load: async () => (await import('./commands/tune.ts')).tuneCommand,
+  },
   {
     name: 'chat',
     summary: 'ask one question, or converse, about pictures or without',
+    readsWeights: true,
     load: async () => (await import('./commands/chat.ts')).chatCommand,
   },
   {
     name: 'caption',
     summary: 'caption a folder, a pattern or a list of pictures; resumes',
+    readsWeights: true,
     load: async () => (await import('./commands/caption.ts')).captionCommand,
   },
   {
@@ -53,3 +62,9 @@ export const commands: readonly RegisteredCommand[] = [
     load: async () => (await import('./commands/demo.ts')).demoCommand,
   },
 ]
+
+/** @returns the command that the words of a command line name, options left out; undefined where they name none */
+export function commandOf(argv: readonly string[]): RegisteredCommand | undefined {
+  const words = argv.filter((word) => !word.startsWith('-'))
+  return commands.find(({ name }) => name.split(' ').every((word, i) => words[i] === word))
+}

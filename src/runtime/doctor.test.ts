@@ -21,6 +21,7 @@ describe('diagnose', () => {
     const working = diagnosis.devices.filter(({ works }) => works).map(({ device }) => device)
     expect(working).toContain('wasm')
     if (devicesOf(thisPlatform).includes('cpu')) expect(working).toContain('cpu')
+    if (diagnosis.hugePages !== undefined) expect(diagnosis.hugePages.setting).toMatch(/^(always|madvise|never)$/)
     expect(working).toContain(diagnosis.auto)
     expect(diagnosis.onnxruntime.web).toMatchObject({ works: true, version: expect.stringMatching(/^\d+\.\d+/) })
     expect(diagnosis.sharp).toMatchObject({ works: true, version: expect.stringMatching(/^\d+\.\d+/) })

@@ -6,6 +6,7 @@ import { type ErrorData, errorData, renderError } from '../errors.ts'
 import { findFfmpeg } from '../media/ffmpeg.ts'
 import { abortError } from './abort.ts'
 import { deviceHint, devicesOf, reasonOf } from './devices.ts'
+import { canRestart, type HugePageSetting, hugePageSetting, hugePageTunables } from './huge-pages.ts'
 import { loadNative, nativeObstacle, nativeReservation, thisPlatform } from './native.ts'
 import type { Device } from './session.ts'
 
@@ -36,6 +37,8 @@ export interface Diagnosis {
   readonly threads: number
   /** `constrainedBytes`: what a container allows, where it says so. */
   readonly memory: { readonly totalBytes: number; readonly freeBytes: number; readonly constrainedBytes?: number }
+  /** Linux alone. `tunables`: what glibc must be told for weights to lie on huge pages where they have to be asked for. */
+  readonly hugePages?: { readonly setting: HugePageSetting; readonly tunables: string; readonly askedByItself: boolean }
   readonly onnxruntime: { readonly node: ProgramDiagnosis; readonly web: ProgramDiagnosis }
   /** All devices of the platform, in the order in which `auto` tries them. */
   readonly devices: readonly DeviceDiagnosis[]
@@ -75,6 +78,7 @@ export async function diagnose({ ffmpeg, timeoutMs = 120_000, signal }: Diagnose
     if (signal?.aborted) throw abortError(signal)
     devices.push(await diagnoseDevice(device, timeoutMs, signal))
   }
+  const hugePages = hugePageSetting()
   const constrainedBytes = process.constrainedMemory()
   return {
     node: { version: process.versions.node, required: requiredNode, works: isAtLeast(process.versions.node, requiredNode) },
@@ -86,6 +90,7 @@ export async function diagnose({ ffmpeg, timeoutMs = 120_000, signal }: Diagnose
       // Without a limit, Linux names one beyond all memory.
       ...(constrainedBytes > 0 && constrainedBytes < totalmem() && { constrainedBytes }),
     },
+    ...(hugePages !== undefined && { hugePages: { setting: hugePages, tunables: hugePageTunables, askedByItself: canRestart } }),
     onnxruntime: {
       node: await version(async () => (await loadNative()).env.versions.node, deviceHint('cpu', thisPlatform)),
       web: await version(async () => (await import('onnxruntime-web')).env.versions.web, deviceHint('wasm', thisPlatform)),

@@ -27,6 +27,7 @@ import { float32Tensor, type NamedTensors } from '../../src/tensors.ts'
 import { openFeatureStore } from '../../src/training/feature-store.ts'
 import { inputName, outputName, writeMobilenet, writeVit } from './encode-models.ts'
 import { writePictures } from './encode-pictures.ts'
+import { median } from './median.ts'
 
 const run = promisify(execFile)
 /** What V8 takes to compile everything well. */
@@ -168,12 +169,6 @@ function mean(a: Alone, b: Alone): Alone {
     preprocess: (a.preprocess + b.preprocess) / 2,
     inference: (a.inference + b.inference) / 2,
   }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b)
-  const middle = sorted.length / 2
-  return ((sorted[Math.floor(middle)] ?? 0) + (sorted[Math.ceil(middle) - 1] ?? 0)) / 2
 }
 
 /** CPU milliseconds of this process and the decoding ones, by Linux's count of hundredths; unlike the rate, they do not hang on what else the machine does. */

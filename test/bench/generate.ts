@@ -7,17 +7,20 @@ import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Decoder } from '../../src/llm/decoder.ts'
 import { createGenerator, type TextGenerator } from '../../src/llm/generation/generator.ts'
+import { hugePageSetting, hugePageTunables } from '../../src/runtime/huge-pages.ts'
 import { type Bandwidth, openBandwidth } from './bandwidth.ts'
 import { quantisedSmollm2, randomSmollm2, smollm2 } from './smollm2.ts'
 
 const context = 256
 const tokens = 24
-/** A speed is that of the best so many tokens in a row: others use the machine, too. */
+/** A speed is that of the best so many tokens in a row, others use the machine, too; so is the bandwidth's: a token at float32 reads half a gigabyte, as one pass does. */
 const window = 4
 const rounds = 3
 
 export interface GenerateFigures extends Readonly<Record<string, number>> {
   readonly threads: number
+  /** 1 where this process asked for huge pages when it started: `GLIBC_TUNABLES`, see `huge-pages.ts`. */
+  readonly hugePages: number
   readonly bandwidthGBs: number
   /** float32, one row: the bound's seconds over the measured ones. */
   readonly ratioToBandwidth: number
@@ -33,7 +36,7 @@ export async function benchGenerate(): Promise<GenerateFigures> {
   // What ONNX Runtime takes by itself: the physical cores.
   const threads = Math.min(availableParallelism(), 16)
   try {
-    await using bandwidth = await openBandwidth(threads)
+    await using bandwidth = await openBandwidth(threads, window)
     const full = await randomSmollm2(folder)
     const blocks = join(folder, 'blocks')
     await mkdir(blocks)
@@ -44,6 +47,7 @@ export async function benchGenerate(): Promise<GenerateFigures> {
     const ratio = ({ bytes, seconds }: Speed): number => bytes / rate / seconds
     return {
       threads,
+      hugePages: Number(process.env.GLIBC_TUNABLES === hugePageTunables && hugePageSetting() === 'madvise'),
       bandwidthGBs: rate / 1e9,
       ...figures('fp32', single, ratio),
       ...figures('q4', quantised, ratio),
@@ -110,17 +114,8 @@ async function speed(
   decoder: Decoder,
   { batch, round, weights }: { readonly batch: number; readonly round: number; readonly weights: number },
 ): Promise<Speed> {
-  // No two prompts begin alike: what is kept of one would spare reading it again.
-  const requests = Array.from({ length: batch }, (_, row) => ({
-    ids: Array.from(
-      { length: context - tokens / 2 },
-      (_, place) => (place * 7919 + (8 * round + row + 1) * 104_729 + batch) % smollm2.vocab_size,
-    ),
-  }))
   const started = performance.now()
-  const times: number[] = []
-  for await (const event of generator.generate(requests, { maxNewTokens: tokens }))
-    if (event.type === 'token' && event.row === batch - 1) times.push(performance.now())
+  const times = await tokenTimes(generator, batch, round)
   const [first = started] = times
   const spans = times.slice(window).map((time, index) => time - (times[index] ?? 0))
   const { layers, kvHeads, headDim } = decoder
@@ -130,6 +125,20 @@ async function speed(
     promptSeconds: (((first - started) / 1000) * context) / (context - tokens / 2),
     bytes: weights + batch * layers * 2 * kvHeads * headDim * context * Float32Array.BYTES_PER_ELEMENT,
   }
+}
+
+/** @returns when each token of the last row came. No two prompts begin alike: what is kept of one would spare reading it again. */
+export async function tokenTimes(generator: TextGenerator, batch: number, round: number): Promise<readonly number[]> {
+  const requests = Array.from({ length: batch }, (_, row) => ({
+    ids: Array.from(
+      { length: context - tokens / 2 },
+      (_, place) => (place * 7919 + (8 * round + row + 1) * 104_729 + batch) % smollm2.vocab_size,
+    ),
+  }))
+  const times: number[] = []
+  for await (const event of generator.generate(requests, { maxNewTokens: tokens }))
+    if (event.type === 'token' && event.row === batch - 1) times.push(performance.now())
+  return times
 }
 
 /** Every matrix is read once a step; of the tied embeddings that is the head's part. */

@@ -3,9 +3,10 @@ import { parseArgs } from 'node:util'
 import { benchEncode } from './encode.ts'
 import { benchGenerate } from './generate.ts'
 import { benchLoad } from './load.ts'
+import { benchPages } from './pages.ts'
 import { benchStep } from './step.ts'
 
-const benches = { encode: benchEncode, generate: benchGenerate, load: benchLoad, step: benchStep } as const
+const benches = { encode: benchEncode, generate: benchGenerate, load: benchLoad, pages: benchPages, step: benchStep } as const
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({ allowPositionals: true, options: { json: { type: 'boolean', default: false } } })
