@@ -36,7 +36,7 @@ describe('createLocalSession', () => {
     ])
   })
 
-  test('every type goes in and comes out unchanged, extremes included', async () => {
+  test.each(['cpu', 'wasm'] as const)('every type goes in and comes out unchanged, extremes included: %s', async (device) => {
     const feeds: NamedTensors = {
       in_float: { dtype: 'float32', dims: [2], data: Float32Array.of(1.5, Number.NaN) },
       in_double: { dtype: 'float64', dims: [2], data: Float64Array.of(Math.PI, -0) },
@@ -51,7 +51,7 @@ describe('createLocalSession', () => {
       in_uint8: { dtype: 'uint8', dims: [2], data: Uint8Array.of(255, 0) },
       in_bool: { dtype: 'bool', dims: [2], data: Uint8Array.of(1, 0) },
     }
-    await using session = await createLocalSession({ bytes: await fixture('types') }, { device: 'cpu' })
+    await using session = await createLocalSession({ bytes: await fixture('types') }, { device })
     const outputs = await session.run(feeds)
     for (const [name, value] of Object.entries(feeds)) expect(outputs[name.replace('in_', 'out_')]).toEqual(value)
   })

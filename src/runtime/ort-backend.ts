@@ -44,7 +44,11 @@ export async function ortBackend(session: InferenceSession, TensorClass: TensorC
 /** A view for ONNX Runtime. Only memory shared between threads is copied: it does not take that. */
 function toOrt({ dtype, dims, data }: TensorValue, TensorClass: TensorConstructor): Tensor {
   if (dtype === 'bfloat16') return unreachable('ONNX Runtime describes no input as bfloat16')
-  return new TensorClass(dtype, data.buffer instanceof ArrayBuffer ? data : data.slice(), dims)
+  const own = data.buffer instanceof ArrayBuffer ? data : data.slice()
+  if (dtype !== 'float16') return new TensorClass(dtype, own, dims)
+  // Where the engine has Float16Array (Node.js 24), the constructor would make one of our bits, and onnxruntime-node 1.30 takes those for 0 bytes
+  // (ONNX Runtime's pull request 32323). Of a Uint16Array both packages read the bits.
+  return Object.defineProperty(new TensorClass('uint16', own, dims), 'type', { value: dtype, enumerable: true })
 }
 
 function fromOrtOutputs(values: InferenceSession.ReturnType): NamedTensors {
