@@ -4,7 +4,7 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { errorData } from '../errors.ts'
-import { type FfmpegRequest, findFfmpeg, runFfmpeg } from './ffmpeg.ts'
+import { type FfmpegRequest, findFfmpeg, runFfmpeg, startFfmpeg } from './ffmpeg.ts'
 
 const real = await findFfmpeg().catch(() => undefined)
 const environment = { ...process.env }
@@ -125,6 +125,32 @@ describe.skipIf(process.platform === 'win32')('running it', () => {
     const hangs = await program('hangs-too', 'sleep 600')
     const running = runFfmpeg({ ...request, program: hangs, signal: AbortSignal.timeout(300) })
     await expect(running).rejects.toMatchObject({ name: 'TimeoutError' })
+  })
+
+  test('an abort is heard at one output while another, begun, is full of bytes that nobody reads', async () => {
+    const controller = new AbortController()
+    const output = { options: [], format: 'rawvideo', maxBytes: 2 ** 40 }
+    const input = request.input
+    const outputs = [output, output]
+    const both = {
+      input,
+      outputs,
+      demuxer: 'wav',
+      timeoutMs: 20_000,
+      program: await program('both', 'yes >&3 & yes'),
+      signal: controller.signal,
+    } as const
+    await using process = await startFfmpeg(both)
+    const [first, second] = process.outputs.map((chunks) => chunks[Symbol.asyncIterator]())
+    expect((await first?.next())?.done).toBe(false)
+    expect((await second?.next())?.done).toBe(false)
+    await sleep(200)
+    controller.abort()
+    await expect(
+      (async () => {
+        while ((await first?.next())?.done === false);
+      })(),
+    ).rejects.toMatchObject({ name: 'AbortError' })
   })
 
   test('more output than agreed ends it', async () => {

@@ -277,6 +277,8 @@ export async function startFfmpeg(run: FfmpegRun): Promise<FfmpegProcess> {
   let over = false
   const kill = (error: unknown): void => {
     failure ??= error
+    // The child's end is told when all its pipes have ended: one with bytes that nobody reads any more never would.
+    for (const stream of child.stdio) if (stream instanceof Readable) stream.destroy()
     if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
     if (process.platform === 'win32') child.kill('SIGKILL')
     else process.kill(-child.pid, 'SIGKILL')
@@ -340,7 +342,6 @@ export async function startFfmpeg(run: FfmpegRun): Promise<FfmpegProcess> {
   }
   const stop = async (): Promise<void> => {
     if (!over) kill(new ModalignError({ code: 'FFMPEG_STOPPED', file, got: 'a run that was stopped', expected: 'a run to its end' }))
-    for (const stream of child.stdio) if (stream instanceof Readable) stream.destroy()
     await gone.catch(() => undefined)
   }
   return {
