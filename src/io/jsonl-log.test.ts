@@ -90,12 +90,11 @@ describe('openJsonlLog', () => {
       let acknowledged = 0
       await failure(
         (async () => {
-          const log = await openJsonlLog(path, { fs, syncIntervalMs: 0 })
+          await using log = await openJsonlLog(path, { fs, syncIntervalMs: 0 })
           for (const id of [1, 2, 3]) {
             await log.append([{ id, text: 'some text' }])
             acknowledged = id
           }
-          await log.close()
         })(),
       )
       if (!fs.hit) break
