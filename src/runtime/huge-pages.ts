@@ -1,6 +1,6 @@
 /**
  * Weights on pages of 2 MiB. Decoding reads every weight for every token; on pages of 4 KiB much of its time goes into looking up where they lie. Where Linux gives large pages
- * to those who ask (`madvise`, the default of Debian, Ubuntu and Fedora), the C library asks if its tunables say so when the process starts
+ * to those who ask (`madvise`), the C library asks if its tunables say so when the process starts
  * (glibc manual, "Memory Allocation Tunables"; 2.35 or newer, older ones ignore the words).
  */
 import { accessSync, constants, readFileSync } from 'node:fs'
