@@ -11,15 +11,14 @@ export function argMax(values: Float32Array): number {
 export function argMaxOfNumbers(values: Float32Array): number {
   let best = 0
   let largest = values[0] ?? 0
-  let numbers = true
   for (let index = 0; index < values.length; index++) {
     const value = values[index] ?? 0
-    if (value > largest) {
-      largest = value
-      best = index
-    } else if (!(value <= largest)) numbers = false
+    if (value <= largest) continue
+    if (!(value > largest)) return -1
+    largest = value
+    best = index
   }
-  return numbers ? best : -1
+  return best
 }
 
 /** Ids fit into what a double has beside 32 bits of score. */
