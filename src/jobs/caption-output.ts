@@ -6,8 +6,9 @@ import { errnoOf, fileError } from '../io/file-error.ts'
 import { type FsOps, nodeFs } from '../io/fs-ops.ts'
 import type { JsonObject } from '../io/json.ts'
 import { acquireLock, type Lock } from '../io/lock.ts'
-import { type CaptionRow, openRowLog, type RowFormatName, type RowLog, type RowPlace, rewriteRows } from './caption-rows.ts'
+import { type CaptionRow, openRowLog, type RowFormatName, type RowLog, rewriteRows } from './caption-rows.ts'
 import { type JobSpec, readJobSpec, requireSameSpec, writeJobSpec } from './job-spec.ts'
+import type { RowIndex, RowPlace } from './row-index.ts'
 import { type TextFiles, textFiles } from './text-files.ts'
 
 /**
@@ -24,14 +25,14 @@ export type CaptionFormat = RowFormatName | 'txt'
 
 /** A job's results on disk, held by this process alone. */
 export interface OpenOutput {
-  readonly rows: ReadonlyMap<string, RowPlace>
+  readonly rows: RowIndex
   readonly tornBytes: number
-  read(place: RowPlace): Promise<CaptionRow>
+  read(row: number): Promise<CaptionRow>
   /** To be called before the work on these items begins. */
   reserve(ids: readonly string[]): Promise<void>
-  append(rows: readonly CaptionRow[]): Promise<readonly RowPlace[]>
+  append(rows: readonly CaptionRow[]): Promise<readonly number[]>
   /** Makes everything durable and gives the lock back. `order`: rewrite the rows so. */
-  close(order?: readonly RowPlace[]): Promise<void>
+  close(order?: Iterable<number>): Promise<void>
 }
 
 export interface OutputOptions {
@@ -64,10 +65,9 @@ export async function openOutput(
     // A text file must never be there before its row is on stable storage: after a power cut it would look like somebody else's.
     const options = { fs, ...(format === 'txt' ? { syncIntervalMs: 0 } : syncIntervalMs === undefined ? {} : { syncIntervalMs }) }
     log = await openRowLog(rowsPath, rowFormat, options)
-    if (retryBad && [...log.rows.values()].some(({ code }) => code !== null)) {
-      const good = [...log.rows.values()].filter(({ code }) => code === null)
+    if (retryBad && log.rows.bad > 0) {
       await log.close()
-      await rewriteRows(rowsPath, rowFormat, good, { fs })
+      await rewriteRows(rowsPath, rowFormat, placesOf(log.rows, goodRows(log.rows)), { fs })
       log = await openRowLog(rowsPath, rowFormat, options)
     }
     const texts = format === 'txt' ? textFiles(target, { fs }) : undefined
@@ -121,11 +121,19 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
+function* goodRows(rows: RowIndex): Generator<number, void, undefined> {
+  for (const [, row] of rows.entries()) if (rows.code(row) === null) yield row
+}
+
+function* placesOf(rows: RowIndex, numbers: Iterable<number>): Generator<RowPlace, void, undefined> {
+  for (const row of numbers) yield rows.place(row)
+}
+
 /** A row says what its text file holds, so a run that was killed between the two is made good here. */
 async function completeTexts(log: RowLog, texts: TextFiles): Promise<void> {
-  for (const [id, place] of log.rows) {
-    if (place.code !== null || (await texts.has(id))) continue
-    const { caption } = await log.read(place)
+  for (const [id, row] of log.rows.entries()) {
+    if (log.rows.code(row) !== null || (await texts.has(id))) continue
+    const { caption } = await log.read(row)
     if (caption !== null) await texts.write(id, caption)
   }
 }
@@ -139,19 +147,19 @@ function openedOutput(
   return {
     rows: log.rows,
     tornBytes: log.tornBytes,
-    read: (place) => log.read(place),
+    read: (row) => log.read(row),
     async reserve(ids) {
       if (texts !== undefined) for (const id of ids) await texts.reserve(id)
     },
     async append(rows) {
-      const places = await log.append(rows)
+      const numbers = await log.append(rows)
       if (texts !== undefined) for (const { id, caption } of rows) if (caption !== null) await texts.write(id, caption)
-      return places
+      return numbers
     },
     async close(order) {
       try {
         await log.close()
-        if (order !== undefined) await rewriteRows(rowsPath, rowFormat, order, { fs })
+        if (order !== undefined) await rewriteRows(rowsPath, rowFormat, placesOf(log.rows, order), { fs })
       } finally {
         await lock.release()
       }

@@ -5,6 +5,7 @@ import { writeFileAtomic } from '../io/atomic.ts'
 import { fileSource } from '../io/byte-source.ts'
 import { completeLines, readJsonl } from '../io/jsonl-log.ts'
 import { completeRecords, csvRecord, readCsv } from './csv.ts'
+import { RowIndex, type RowPlace } from './row-index.ts'
 
 /** One item's result: a caption, or the error's data, never both. */
 export interface CaptionRow {
@@ -15,22 +16,14 @@ export interface CaptionRow {
   readonly error: ErrorData | null
 }
 
-/** Where a row lies in its file. */
-export interface RowPlace {
-  readonly offset: number
-  readonly byteLength: number
-  /** The error's code; null for a caption. */
-  readonly code: string | null
-}
-
 /** The rows of a job on disk: what is in it is done. */
 export interface RowLog {
   readonly path: string
-  readonly rows: ReadonlyMap<string, RowPlace>
+  readonly rows: RowIndex
   readonly tornBytes: number
-  /** Adds rows with a single write and returns their places. */
-  append(rows: readonly CaptionRow[]): Promise<readonly RowPlace[]>
-  read(place: RowPlace): Promise<CaptionRow>
+  /** Adds rows with a single write and returns their numbers. */
+  append(rows: readonly CaptionRow[]): Promise<readonly number[]>
+  read(row: number): Promise<CaptionRow>
   sync(): Promise<void>
   close(): Promise<void>
 }
@@ -113,15 +106,15 @@ export async function openRowLog(path: string, formatName: RowFormatName, option
   const log = await openAppendLog(path, format.completeLength, options)
   try {
     if (log.length === 0) await log.append(new TextEncoder().encode(format.header))
-    return rowLog(log, format, await placesIn(path, format))
+    return rowLog(log, format, await rowsIn(path, format))
   } catch (error) {
     await log.close()
     throw error
   }
 }
 
-async function placesIn(path: string, format: RowFormat): Promise<Map<string, RowPlace>> {
-  const places = new Map<string, RowPlace>()
+async function rowsIn(path: string, format: RowFormat): Promise<RowIndex> {
+  const rows = new RowIndex()
   for await (const { row, line, offset, byteLength } of format.read(path)) {
     const parsed = rowSchema.safeParse(row)
     if (!parsed.success) {
@@ -136,7 +129,7 @@ async function placesIn(path: string, format: RowFormat): Promise<Map<string, Ro
       })
     }
     const { id, error } = parsed.data
-    if (places.has(id))
+    if (rows.numberOf(id) !== undefined)
       throw new ModalignError({
         code: 'JOB_ROW_TWICE',
         file: path,
@@ -145,12 +138,12 @@ async function placesIn(path: string, format: RowFormat): Promise<Map<string, Ro
         expected: 'one row an item',
         hint: 'delete one of the two',
       })
-    places.set(id, { offset, byteLength, code: error?.code ?? null })
+    rows.add(id, { offset, byteLength }, error?.code ?? null)
   }
-  return places
+  return rows
 }
 
-function rowLog(log: AppendLog, format: RowFormat, rows: Map<string, RowPlace>): RowLog {
+function rowLog(log: AppendLog, format: RowFormat, rows: RowIndex): RowLog {
   return {
     path: log.path,
     rows,
@@ -160,13 +153,13 @@ function rowLog(log: AppendLog, format: RowFormat, rows: Map<string, RowPlace>):
       let offset = log.length
       await log.append(Buffer.concat(encoded))
       return added.map(({ id, error }, i) => {
-        const place = { offset, byteLength: encoded[i]?.length ?? 0, code: error?.code ?? null }
+        const place = { offset, byteLength: encoded[i]?.length ?? 0 }
         offset += place.byteLength
-        rows.set(id, place)
-        return place
+        return rows.add(id, place, error?.code ?? null)
       })
     },
-    async read({ offset, byteLength }) {
+    async read(row) {
+      const { offset, byteLength } = rows.place(row)
       const source = await fileSource(log.path)
       return rowSchema.parse(
         await format.decode(new TextDecoder('utf-8', { ignoreBOM: true }).decode(await source.read(offset, byteLength))),
@@ -181,7 +174,7 @@ function rowLog(log: AppendLog, format: RowFormat, rows: Map<string, RowPlace>):
 export async function rewriteRows(
   path: string,
   formatName: RowFormatName,
-  places: readonly RowPlace[],
+  places: Iterable<RowPlace>,
   options: Pick<AppendLogOptions, 'fs'>,
 ): Promise<void> {
   const source = await fileSource(path)

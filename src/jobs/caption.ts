@@ -2,7 +2,7 @@ import { type ErrorData, ModalignError, unreachable } from '../errors.ts'
 import type { FsOps } from '../io/fs-ops.ts'
 import type { JsonObject } from '../io/json.ts'
 import { type CaptionOutput, type OpenOutput, openOutput } from './caption-output.ts'
-import type { CaptionRow, RowPlace } from './caption-rows.ts'
+import type { CaptionRow } from './caption-rows.ts'
 
 export type { CaptionFormat, CaptionOutput } from './caption-output.ts'
 export type { CaptionRow } from './caption-rows.ts'
@@ -99,7 +99,7 @@ export async function captionJob<I extends CaptionItem>(options: CaptionJobOptio
     throw new ModalignError({ code: 'JOB_BATCH_SIZE', got: `${options.batchSize}`, expected: 'a whole number of at least 1' })
   }
   const output = await openOutput(options.output, options.spec, options)
-  let order: readonly RowPlace[] | undefined
+  let order: readonly number[] | undefined
   try {
     const run = new CaptionRun(options, output)
     await run.work()
@@ -110,26 +110,32 @@ export async function captionJob<I extends CaptionItem>(options: CaptionJobOptio
   }
 }
 
-type Entry<I> = { readonly item: I; readonly place: RowPlace | undefined }
+/** `row`: its number, if an earlier run has written it. */
+type Entry<I> = { readonly item: I; readonly row: number | undefined }
 
 class CaptionRun<I extends CaptionItem> {
   private readonly options: CaptionJobOptions<I>
   private readonly output: OpenOutput
   private readonly earlier: number
   private readonly abort: AbortSignal
-  private readonly seen = new Set<string>()
-  private readonly places: RowPlace[] = []
+  /** Items seen that have no row. */
+  private readonly unwritten = new Set<string>()
+  /** Rows of items seen: by number, and in the order of the items. */
+  private met: Uint8Array
+  private readonly order: number[] = []
   private readonly byCode = new Map<string, number>()
   private stopped = false
   private captioned = 0
   private bad = 0
   private resumed = 0
   private left = 0
+  private total = 0
 
   constructor(options: CaptionJobOptions<I>, output: OpenOutput) {
     this.options = options
     this.output = output
     this.earlier = output.rows.size
+    this.met = new Uint8Array(Math.max(1024, output.rows.size))
     this.abort = options.abort ?? new AbortController().signal
   }
 
@@ -137,20 +143,20 @@ class CaptionRun<I extends CaptionItem> {
     let queue: Entry<I>[] = []
     let waiting = 0
     for await (const item of this.options.items) {
-      const place = this.admit(item)
+      const row = this.admit(item)
       if (this.isStopping()) {
         if (this.abort.aborted) break
         // Only counted from here on, to say what is left.
-        if (place === undefined) this.left++
-        else await this.settle({ item, place })
+        if (row === undefined) this.left++
+        else await this.settle(row)
         continue
       }
-      if (place !== undefined && queue.length === 0) {
-        await this.settle({ item, place })
+      if (row !== undefined && queue.length === 0) {
+        await this.settle(row)
         continue
       }
-      queue.push({ item, place })
-      if (place === undefined && item.error === undefined) waiting++
+      queue.push({ item, row })
+      if (row === undefined && item.error === undefined) waiting++
       if (waiting === this.options.batchSize || queue.length >= longestQueue) {
         await this.flush(queue)
         queue = []
@@ -162,27 +168,27 @@ class CaptionRun<I extends CaptionItem> {
   }
 
   /** In the order of the input, unless the file has it already; then the rows of items that are gone. */
-  finalOrder(): readonly RowPlace[] | undefined {
+  finalOrder(): readonly number[] | undefined {
     if (this.stopped) return undefined
-    const inOrder = this.places.every((place, i) => i === 0 || (this.places[i - 1]?.offset ?? 0) < place.offset)
+    const inOrder = this.order.every((row, i) => i === 0 || (this.order[i - 1] ?? 0) < row)
     if (inOrder) return undefined
-    const gone = [...this.output.rows].flatMap(([id, place]) => (this.seen.has(id) ? [] : [place]))
-    return [...this.places, ...gone]
+    for (const [, row] of this.output.rows.entries()) if (this.met[row] !== 1) this.order.push(row)
+    return this.order
   }
 
   summary(): CaptionSummary {
     const missingIds: string[] = []
     let missing = 0
     if (!this.abort.aborted) {
-      for (const id of this.output.rows.keys()) {
-        if (this.seen.has(id)) continue
+      for (const [id, row] of this.output.rows.entries()) {
+        if (this.met[row] === 1) continue
         missing++
         if (missing <= listedMissing) missingIds.push(id)
       }
     }
     return {
       status: this.stopped ? 'stopped' : 'finished',
-      total: this.seen.size,
+      total: this.total,
       ...this.progress(),
       left: this.left,
       missing,
@@ -201,8 +207,9 @@ class CaptionRun<I extends CaptionItem> {
     return this.stopped
   }
 
-  private admit(item: I): RowPlace | undefined {
-    if (this.seen.has(item.id)) {
+  private admit(item: I): number | undefined {
+    const row = this.output.rows.numberOf(item.id)
+    if (row === undefined ? this.unwritten.has(item.id) : this.met[row] === 1) {
       throw new ModalignError({
         code: 'JOB_ITEM_TWICE',
         field: '/id',
@@ -211,41 +218,53 @@ class CaptionRun<I extends CaptionItem> {
         hint: 'rows are told apart by their ids',
       })
     }
-    this.seen.add(item.id)
-    return this.output.rows.get(item.id)
+    this.total++
+    if (row === undefined) this.unwritten.add(item.id)
+    else this.meet(row)
+    return row
+  }
+
+  private meet(row: number): void {
+    if (row >= this.met.length) {
+      const grown = new Uint8Array(2 * row)
+      grown.set(this.met)
+      this.met = grown
+    }
+    this.met[row] = 1
   }
 
   private async leave(queue: readonly Entry<I>[]): Promise<void> {
-    for (const { item, place } of queue) {
-      if (place === undefined) this.left++
-      else await this.settle({ item, place })
+    for (const { row } of queue) {
+      if (row === undefined) this.left++
+      else await this.settle(row)
     }
   }
 
   /** Takes over a row of an earlier run. */
-  private async settle({ place }: { readonly item: I; readonly place: RowPlace }): Promise<void> {
+  private async settle(row: number): Promise<void> {
     this.resumed++
-    this.places.push(place)
-    if (place.code !== null && this.options.onBad === 'fail') {
-      const { error } = await this.output.read(place)
+    this.order.push(row)
+    const code = this.output.rows.code(row)
+    if (code !== null && this.options.onBad === 'fail') {
+      const { error } = await this.output.read(row)
       if (error !== null) throw new ModalignError(error)
     }
-    if (this.count(place.code)) throw this.mostlyBad()
+    if (this.count(code)) throw this.mostlyBad()
     if (this.resumed % 1000 === 0 || this.resumed === this.earlier) this.options.onProgress?.(this.progress())
   }
 
   /** One call of `caption`, one write. Rows that an end of the job cuts off are those after the item that ended it. */
   private async flush(queue: readonly Entry<I>[]): Promise<void> {
-    const fresh = queue.flatMap(({ item, place }) => (place === undefined && item.error === undefined ? [item] : []))
+    const fresh = queue.flatMap(({ item, row }) => (row === undefined && item.error === undefined ? [item] : []))
     await this.output.reserve(fresh.map(({ id }) => id))
     const outcomes = await this.captions(fresh)
     if (outcomes === undefined) return this.leave(queue)
     const rows: CaptionRow[] = []
     const remaining = outcomes.values()
-    for (const { item, place } of queue) {
-      if (place !== undefined) {
+    for (const { item, row: written } of queue) {
+      if (written !== undefined) {
         await this.write(rows)
-        await this.settle({ item, place })
+        await this.settle(written)
         continue
       }
       const outcome =
@@ -291,7 +310,11 @@ class CaptionRun<I extends CaptionItem> {
 
   private async write(rows: CaptionRow[]): Promise<void> {
     if (rows.length === 0) return
-    this.places.push(...(await this.output.append(rows)))
+    for (const row of await this.output.append(rows)) {
+      this.meet(row)
+      this.order.push(row)
+    }
+    for (const { id } of rows) this.unwritten.delete(id)
     rows.length = 0
   }
 
