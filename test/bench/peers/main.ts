@@ -17,7 +17,7 @@ import { z } from 'zod'
 const run = promisify(execFile)
 const here = fileURLToPath(new URL('.', import.meta.url))
 const tokens = 128
-const rounds = 2
+const rounds = 4
 /** "What is the capital of France?" in SmolLM2's chat template, cut or filled to 28 tokens. */
 const promptTokens = 28
 
