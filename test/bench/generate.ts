@@ -9,6 +9,7 @@ import type { Decoder } from '../../src/llm/decoder.ts'
 import { createGenerator, type TextGenerator } from '../../src/llm/generation/generator.ts'
 import { hugePageSetting, hugePageTunables } from '../../src/runtime/huge-pages.ts'
 import { type Bandwidth, openBandwidth } from './bandwidth.ts'
+import { productSeconds } from './products.ts'
 import { quantisedSmollm2, randomSmollm2, smollm2 } from './smollm2.ts'
 
 const context = 256
@@ -24,6 +25,8 @@ export interface GenerateFigures extends Readonly<Record<string, number>> {
   readonly bandwidthGBs: number
   /** float32, one row: the bound's seconds over the measured ones. */
   readonly ratioToBandwidth: number
+  /** The same for ONNX Runtime's products of one row alone: the limit of decoding on it. Measured by itself, so the two differ by what others do on the machine. */
+  readonly productsRatioToBandwidth: number
   /** Tokens a second at 4 bits over float32, one row. */
   readonly ratio4Bit: number
   /** Tokens a second of eight rows over one, float32 and 4 bits. */
@@ -43,6 +46,7 @@ export async function benchGenerate(): Promise<GenerateFigures> {
     const small = await quantisedSmollm2(folder, blocks)
     const single = await measured(full, weightBytes(), threads, bandwidth)
     const quantised = await measured(small.decoder, small.bytes, threads, bandwidth)
+    const products = await productSeconds(folder, threads, window)
     const rate = await bandwidth.measure()
     const ratio = ({ bytes, seconds }: Speed): number => bytes / rate / seconds
     return {
@@ -52,6 +56,7 @@ export async function benchGenerate(): Promise<GenerateFigures> {
       ...figures('fp32', single, ratio),
       ...figures('q4', quantised, ratio),
       ratioToBandwidth: ratio(single.one),
+      productsRatioToBandwidth: weightBytes() / rate / products,
       ratio4Bit: single.one.seconds / quantised.one.seconds,
       ratioBatch8: (8 * single.one.seconds) / single.eight.seconds,
       ratioBatch8At4Bit: (8 * quantised.one.seconds) / quantised.eight.seconds,

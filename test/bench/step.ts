@@ -15,15 +15,15 @@ import type { Decoder } from '../../src/llm/decoder.ts'
 import { createGenerator } from '../../src/llm/generation/generator.ts'
 import type { MediaPath } from '../../src/model/splice.ts'
 import { imageGrid } from '../../src/model/token-grid.ts'
-import { type LoweredModel, lower } from '../../src/onnx/lower.ts'
+import { lower } from '../../src/onnx/lower.ts'
 import { createLocalSession } from '../../src/runtime/local.ts'
 import { createSession } from '../../src/runtime/node.ts'
-import type { ModelSource } from '../../src/runtime/session.ts'
 import { float32Tensor, type NamedTensors } from '../../src/tensors.ts'
 import { type BatchItem, collate } from '../../src/training/batch.ts'
 import { stepGraph } from '../../src/training/step-graph.ts'
 import { openTrainer } from '../../src/training/worker-trainer.ts'
 import { peakRssGB, pssGB } from './memory.ts'
+import { sourceOf } from './model-source.ts'
 import { randomSmollm2, smollm2 } from './smollm2.ts'
 
 const batch = 4
@@ -201,8 +201,4 @@ function item(row: number): BatchItem {
     { modality: 'image' as const, data: Float32Array.from({ length: mediaTokens * featureWidth }, (_, i) => Math.sin(i + row)) },
   ]
   return { ids, weights, targets: supervised, media: [{ part, turn: 0, start: 4, length: mediaTokens }], features }
-}
-
-function sourceOf({ bytes, externalRoot, externalData }: LoweredModel): ModelSource {
-  return { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData && { externalData }) }
 }

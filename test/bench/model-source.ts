@@ -1,0 +1,6 @@
+import type { LoweredModel } from '../../src/onnx/lower.ts'
+import type { ModelSource } from '../../src/runtime/session.ts'
+
+export function sourceOf({ bytes, externalRoot, externalData }: LoweredModel): ModelSource {
+  return { bytes, ...(externalRoot !== undefined && { externalRoot }), ...(externalData && { externalData }) }
+}
